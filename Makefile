@@ -1,0 +1,33 @@
+# Five words: run, test, bench, proto, lock. Each sets up what it needs on a bare clone.
+PY := .venv/bin/python
+
+run: .venv/ready          ## made feed of 100 000 people -> embedded index -> checker; Ctrl-C stops it
+	$(PY) -m checker demo
+
+test: check               ## everything that must be true before a commit
+	$(PY) -m pytest
+
+check: .venv/ready        ## format, lint, types, import contracts (generated-code drift is a pytest test)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/ready        ## every figure of docs/performance.md, measured in one run beside its floor
+	$(PY) -m bench
+
+proto: .venv/ready        ## regenerate proto/checker/v1/*_pb2*
+	$(PY) -m proto.generate
+
+lock: .venv/ready         ## refresh requirements.lock (uv locks, pip installs)
+	$(PY) -m pip install -q uv
+	.venv/bin/uv pip compile pyproject.toml --universal --extra dev --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -q -o requirements.lock
+
+.venv/ready: requirements.lock pyproject.toml
+	python3 -m venv .venv
+	.venv/bin/python -m pip install -q --require-hashes -r requirements.lock
+	.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+.PHONY: run test check bench proto lock
