@@ -1,0 +1,124 @@
+"""The exact index behind one narrow interface; memory and Redis answer the same contract tests.
+
+Obligations of every implementation:
+- `get_many` reads from primaries only, answers within its time-out, and never raises for an unreachable store: a key
+  it could not read, or may not trust just now, is `None` (UNKNOWN to the caller), the others are answered.
+- `apply` is durable when it returns. The newest feed sequence wins per (key, measure); on a tie a tombstone wins; so
+  every change may come twice, late, or after a crash between any two writes. A removal known to the measure can never
+  be undone by an older addition. Additions also go to the journal before `apply` returns.
+- one importer at a time: `lease` refuses a second by name, and everything that says "acknowledged" is fenced by it.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from checker.core.measure import Change, Measure
+
+
+class Applied(Enum):
+    """What a change did."""
+
+    APPLIED = "applied"
+    UNCHANGED = "unchanged"  # known already: the same line again
+    SUPERSEDED = "superseded"  # something newer is known of this measure
+
+
+class Head(NamedTuple):
+    """How far the court feed is known. Every line up to `feed_sequence` is applied or durably rejected."""
+
+    feed_sequence: int  # 0: nothing imported yet
+    feed_time_ms: int  # the feed's own time for that line; 0: none yet
+    gap_since_ms: int  # when a gap in the sequence was first seen; 0: no gap
+
+
+class Position(NamedTuple):
+    """A place in the journal of additions."""
+
+    journal_id: bytes  # 8 bytes, new with every generation
+    entry: int  # number of the last entry read; 0: before the first
+
+
+class JournalPage(NamedTuple):
+    """Keys added after a position. `reset`: the position is unknown or trimmed away, scan again."""
+
+    keys: list[bytes]
+    position: Position
+    reset: bool
+
+
+class IndexKey(NamedTuple):
+    """Which digest key the index was written with: a mismatch refuses to serve or import."""
+
+    key_id: str
+    check_value: bytes
+
+
+class MeasureInfo(NamedTuple):
+    """What the operator may see of a measure: never part of an answer to a seller."""
+
+    measure_id: str
+    court: str
+    case_number: str
+    added_sequence: int  # 0: no addition seen
+    removed_sequence: int  # 0: not removed
+    removed_reason: str
+    keys: int
+
+
+class Stats(NamedTuple):
+    """What `checker status` prints of the store."""
+
+    keys: int  # lookup keys stored, lifted ones included; an estimate is fine
+    memory_bytes: int
+    generation: int
+    journal: Position
+    journal_entries: int
+    primaries: int
+    warnings: tuple[str, ...]  # weaker persistence than promised, list-pack limits, missing functions: one line each
+
+
+class Lease(Protocol):
+    """The right to import, held by one process; lost when not renewed (the implementation renews it itself)."""
+
+    async def advance(self, head: Head) -> None:
+        """Acknowledge: store the head, fenced. Raises IndexRefused when the lease has been lost to another holder."""
+
+
+class ExactIndex(Protocol):
+    """See the module's obligations. Raises `IndexUnavailable` (store out of reach) everywhere but in `get_many`."""
+
+    async def open(self, key: IndexKey, *, create: bool) -> None:
+        """Connect and compare the digest key; `create` writes it into an empty index. Raises IndexRefused on a mismatch."""
+
+    async def close(self) -> None:
+        """Give every connection back."""
+
+    async def get_many(self, keys: Sequence[bytes], timeout_s: float) -> list[tuple[Measure, ...] | None]:
+        """The measures under each 16-byte key, in order; `()` = nobody listed, `None` = could not be read now."""
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Make the changes durable, in any order, all or in part when it raises; to be sent again after an error."""
+
+    async def head(self) -> Head:
+        """How far the feed is known."""
+
+    def lease(self, holder: str) -> AbstractAsyncContextManager[Lease]:
+        """Hold the importer's lease while inside. Raises IndexRefused naming the present holder."""
+
+    def scan(self) -> AsyncIterator[list[bytes]]:
+        """Every key with at least one active record, in batches, each key at least once; for building a filter."""
+        ...
+
+    async def journal_end(self) -> Position:
+        """The present end of the journal: note it before a scan."""
+
+    async def journal_read(self, position: Position, block_s: float) -> JournalPage:
+        """Keys added after `position`; waits up to `block_s` seconds for the first."""
+
+    async def measure(self, measure_id: str) -> MeasureInfo | None:
+        """What is known of a measure, for the operator."""
+
+    async def stats(self) -> Stats:
+        """Sizes and warnings for `checker status`."""
