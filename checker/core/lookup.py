@@ -66,7 +66,7 @@ EVERYTHING: Container[bytes] = _Everything()
 
 
 class NeedExact(NamedTuple):
-    """What `begin` lacks: the records under `keys`, and `fresh` when the feed must be known further than the view says."""
+    """What `begin` lacks: the records under `keys`; `fresh` when the feed must be known further than the view says."""
 
     keys: tuple[bytes, ...]
     query: Query
@@ -80,7 +80,7 @@ class NeedExact(NamedTuple):
 _today = (0, 0)  # (Shanghai day number, yyyymmdd): the last day asked for; recomputed once a day
 
 
-def _yyyymmdd(now_ms: int) -> int:
+def yyyymmdd(now_ms: int) -> int:
     """The date in Asia/Shanghai as yyyymmdd; remembered, since it is asked a million times a day."""
     global _today
     day = (now_ms + 28_800_000) // DAY_MS
@@ -100,13 +100,13 @@ def _civil(day: int) -> int:
 
 
 def begin(query: Query, view: View, now_ms: int) -> Decision | NeedExact:
-    """Decide from rules, document and filter alone, or say which keys the exact index must be asked for. Never raises."""
+    """Decide from rules, document and filter alone, or say which keys the exact index must be asked. Never raises."""
     screened = view.rulebook.screen(query.purchase, query.act_ms or now_ms)
     if screened.unrestricted is not None:
         return screened.unrestricted
     key = query.key
     if key is None:
-        parsed = documents.parse(query.document_type, query.number, query.country, _yyyymmdd(now_ms))
+        parsed = documents.parse(query.document_type, query.number, query.country, yyyymmdd(now_ms))
         if isinstance(parsed, documents.Invalid):
             return Decision(
                 Outcome.INVALID_DOCUMENT,

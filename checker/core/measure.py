@@ -102,7 +102,7 @@ class Measure(NamedTuple):
 
 
 class Addition(NamedTuple):
-    """A measure as the court states it now: replaces whatever was known of it. `records`: lookup key (16 bytes) -> record."""
+    """A measure as the court states it now, replacing what was known of it. `records`: 16-byte lookup key -> record."""
 
     sequence: int
     measure_id: str

@@ -1,0 +1,350 @@
+"""Core values <-> proto messages. The only module that knows both.
+
+In: a request becomes a `Query`, or a list of (field path, what is wrong and the remedy). Out: a `Decision` becomes a
+response, worded for whoever asks: sellers read neither the finer reasons nor anything about the person.
+
+Answers to filter misses are nearly all answers, and within a batch they differ only in `item_id`, so each distinct
+decision is rendered once per batch and then merged from its bytes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from checker.core import purchase as p
+from checker.core.decision import Advisory, AnsweredBy, Decision, Outcome, Reason
+from checker.core.document import DocumentType
+from checker.core.freshness import AsOf
+from checker.core.key import DIGEST_BYTES
+from checker.core.lookup import LookupKey, Query
+from checker.core.rules import Rulebook
+from proto.checker.v1 import check_pb2 as pb
+
+MAX_BATCH = 1000
+ALLOWED_FOR_S = 300
+"""How long a caller may rely on ALLOWED."""
+MAX_ITEM_ID_BYTES = 128
+MAX_TEXT = 256
+_MAX_SECONDS = 253_402_300_799  # 9999-12-31T23:59:59Z, the end of google.protobuf.Timestamp
+
+Violation = tuple[str, str]
+
+
+class Malformed(Exception):  # noqa: N818 - a value in flight between wire and servicer, never an error of ours
+    """A request or item that cannot be asked; `violations` name the fields."""
+
+    def __init__(self, violations: list[Violation]) -> None:
+        super().__init__("malformed request")
+        self.violations = violations
+
+
+# --- in ----------------------------------------------------------------------------------------------------------
+
+
+def query(request: pb.CheckRequest, rulebook: Rulebook, now_ms: int) -> Query:
+    """The question in core's terms; raises Malformed. `rulebook` only decides whether a missing subject matters."""
+    problems: list[Violation] = []
+    kind = request.purchase.WhichOneof("kind")
+    if kind is None:
+        raise Malformed([("purchase", "is required: set exactly one kind, such as train or flight")])
+    purchase = _PURCHASES[kind](getattr(request.purchase, kind), problems)
+    act_ms = _milliseconds(request.act_time, "act_time", problems) if request.HasField("act_time") else 0
+    service_ms = (
+        _milliseconds(request.service_time, "service_time", problems) if request.HasField("service_time") else 0
+    )
+    subject = request.subject
+    name, name_key = subject.name, subject.name_key
+    document_type, number, country, key = 0, "", "", None
+    who = subject.WhichOneof("id")
+    if who == "document":
+        document = subject.document
+        document_type, number, country = document.type, document.number, document.country
+        if document_type not in _DOCUMENT_TYPES:
+            problems.append(("subject.document.type", "is not a DocumentType of this version"))
+        if name_key:
+            problems.append(("subject.name_key", "goes with subject.key; send subject.name with a document"))
+    elif who == "key":
+        key = _lookup_key(subject.key, problems)
+        if name_key and len(name_key) != DIGEST_BYTES:
+            problems.append(("subject.name_key", f"must be {DIGEST_BYTES} bytes"))
+        if name:
+            problems.append(("subject.name", "goes with subject.document; send subject.name_key with a key"))
+    elif not problems and rulebook.screen(purchase, act_ms or now_ms).unrestricted is None:
+        problems.append(("subject", "is required for this purchase: set subject.document"))
+    if len(name) > MAX_TEXT:
+        problems.append(("subject.name", f"must be at most {MAX_TEXT} characters"))
+    if len(request.item_id) > MAX_ITEM_ID_BYTES:
+        problems.append(("item_id", f"must be at most {MAX_ITEM_ID_BYTES} bytes"))
+    if problems:
+        raise Malformed(problems)
+    return Query(
+        purchase,
+        document_type,
+        number,
+        country,
+        key,
+        name,
+        name_key,
+        act_ms,
+        service_ms,
+        request.min_feed_sequence,
+    )
+
+
+def kind_of(request: pb.CheckRequest) -> str:
+    """The kind of purchase asked about, as the Purchase oneof names it; "" when none is set."""
+    return request.purchase.WhichOneof("kind") or ""
+
+
+_DOCUMENT_TYPES = frozenset(int(kind) for kind in DocumentType)
+
+
+def _lookup_key(key: pb.LookupKey, problems: list[Violation]) -> LookupKey:
+    if not key.key_id:
+        problems.append(("subject.key.key_id", "is required: the id of the digest key that made the digest"))
+    if len(key.digest) != DIGEST_BYTES:
+        problems.append(("subject.key.digest", f"must be {DIGEST_BYTES} bytes"))
+    if key.document_type not in _DOCUMENT_TYPES:
+        problems.append(("subject.key.document_type", "is not a DocumentType of this version"))
+    return LookupKey(key.key_id, key.digest, key.name_required)
+
+
+def _milliseconds(time: Timestamp, field: str, problems: list[Violation]) -> int:
+    if not (-62_135_596_800 <= time.seconds <= _MAX_SECONDS and 0 <= time.nanos < 1_000_000_000):
+        problems.append((field, "must be a time between years 1 and 9999 with nanos from 0 to 999999999"))
+        return 0
+    return time.seconds * 1000 + time.nanos // 1_000_000 or 1  # 0 means "not said" in core
+
+
+def _money(money: Any, field: str, problems: list[Violation]) -> p.Money:
+    currency = money.currency_code
+    if not (len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()):
+        problems.append((f"{field}.currency_code", "must be an ISO 4217 code such as CNY"))
+    if money.units < 0 or not 0 <= money.nanos < 1_000_000_000:
+        problems.append((field, "must not be negative; nanos go from 0 to 999999999"))
+    return p.Money(currency, money.units * 1_000_000_000 + money.nanos)
+
+
+def _enum(value: int, kind: Any, field: str, problems: list[Violation]) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        words = ", ".join(member.name for member in kind)
+        problems.append((field, f"is required: one of {words}"))
+        return next(iter(kind))
+
+
+def _short(text: str, field: str, problems: list[Violation]) -> str:
+    if len(text) > MAX_TEXT:
+        problems.append((field, f"must be at most {MAX_TEXT} characters"))
+        return ""
+    return text
+
+
+def _train(seat: pb.TrainSeat, problems: list[Violation]) -> p.Purchase:
+    code, seat_code, seat_name = seat.train_code, seat.seat_code, seat.seat_name
+    if not code or len(code) > MAX_TEXT:
+        problems.append(("purchase.train.train_code", f"is required, at most {MAX_TEXT} characters"))
+    if len(seat_code) > MAX_TEXT or len(seat_name) > MAX_TEXT:
+        problems.append(("purchase.train.seat_code", f"codes and names have at most {MAX_TEXT} characters"))
+    return p.Train(code, seat_code, seat_name, seat.is_emu, seat.is_standing)
+
+
+def _flight(_: pb.Flight, __: list[Violation]) -> p.Purchase:
+    return p.Flight()
+
+
+def _ship(berth: pb.ShipBerth, problems: list[Violation]) -> p.Purchase:
+    if not berth.berth_class:
+        problems.append(("purchase.ship.berth_class", "is required: the class as printed, such as 二等"))
+    return p.Ship(_short(berth.berth_class, "purchase.ship.berth_class", problems))
+
+
+def _lodging(lodging: pb.Lodging, problems: list[Violation]) -> p.Purchase:
+    if not 0 <= lodging.star_rating <= 5:
+        problems.append(("purchase.lodging.star_rating", "must be 1 to 5 official stars, or 0 for unrated"))
+    return p.Lodging(lodging.star_rating)
+
+
+def _venue(venue: pb.Venue, problems: list[Violation]) -> p.Purchase:
+    return p.Venue(_enum(venue.kind, p.VenueKind, "purchase.venue.kind", problems))
+
+
+def _destination(text: str, field: str, problems: list[Violation]) -> str:
+    land = text.strip().upper()
+    if land and not (len(land) == 3 and land.isascii() and land.isalpha()):
+        problems.append((field, "must be an ISO 3166-1 alpha-3 code such as THA"))
+    if land == "CHN":
+        problems.append((field, "is the mainland: ask as domestic_tour"))
+    return land
+
+
+def _outbound_tour(tour: pb.OutboundTour, problems: list[Violation]) -> p.Purchase:
+    land = _destination(tour.destination, "purchase.outbound_tour.destination", problems)
+    return p.OutboundTour(tour.is_group, tour.sold_by_agency, land)
+
+
+def _outbound_service(service: pb.OutboundService, problems: list[Violation]) -> p.Purchase:
+    kind = _enum(service.kind, p.OutboundServiceKind, "purchase.outbound_service.kind", problems)
+    land = _destination(service.destination, "purchase.outbound_service.destination", problems)
+    return p.OutboundService(kind, service.sold_by_agency, land)
+
+
+def _domestic_tour(tour: pb.DomesticTour, _: list[Violation]) -> p.Purchase:
+    return p.DomesticTour(tour.is_package)
+
+
+def _resort(resort: pb.Resort, problems: list[Violation]) -> p.Purchase:
+    return p.Resort(
+        _short(resort.grade, "purchase.resort.grade", problems),
+        _money(resort.amount, "purchase.resort.amount", problems),
+        _short(resort.region, "purchase.resort.region", problems),
+    )
+
+
+def _school(school: pb.School, problems: list[Violation]) -> p.Purchase:
+    fee = p.Money("", 0)
+    if school.is_private or school.HasField("fee"):
+        fee = _money(school.fee, "purchase.school.fee", problems)
+    region = _short(school.region, "purchase.school.region", problems)
+    return p.School(school.is_private, fee, region, school.payer_named_by_order)
+
+
+def _insurance(insurance: pb.Insurance, problems: list[Violation]) -> p.Purchase:
+    premium = p.Money("", 0)
+    if insurance.has_cash_value or insurance.HasField("annual_premium"):
+        premium = _money(insurance.annual_premium, "purchase.insurance.annual_premium", problems)
+    region = _short(insurance.region, "purchase.insurance.region", problems)
+    return p.Insurance(insurance.has_cash_value, premium, region)
+
+
+def _real_estate(estate: pb.RealEstate, problems: list[Violation]) -> p.Purchase:
+    return p.RealEstate(_enum(estate.deal, p.RealEstateDeal, "purchase.real_estate.deal", problems))
+
+
+def _construction(work: pb.Construction, problems: list[Violation]) -> p.Purchase:
+    return p.Construction(_enum(work.kind, p.ConstructionKind, "purchase.construction.kind", problems), work.is_luxury)
+
+
+def _vehicle(vehicle: pb.Vehicle, problems: list[Violation]) -> p.Purchase:
+    use = _enum(vehicle.use, p.VehicleUse, "purchase.vehicle.use", problems)
+    return p.Vehicle(use, _enum(vehicle.kind, p.VehicleKind, "purchase.vehicle.kind", problems))
+
+
+def _office_lease(lease: pb.OfficeLease, problems: list[Violation]) -> p.Purchase:
+    return p.OfficeLease(_short(lease.grade, "purchase.office_lease.grade", problems))
+
+
+_PURCHASES: dict[str, Callable[[Any, list[Violation]], p.Purchase]] = {
+    "train": _train,
+    "flight": _flight,
+    "ship": _ship,
+    "lodging": _lodging,
+    "venue": _venue,
+    "outbound_tour": _outbound_tour,
+    "outbound_service": _outbound_service,
+    "domestic_tour": _domestic_tour,
+    "resort": _resort,
+    "school": _school,
+    "insurance": _insurance,
+    "real_estate": _real_estate,
+    "construction": _construction,
+    "vehicle": _vehicle,
+    "office_lease": _office_lease,
+}
+
+
+# --- out ---------------------------------------------------------------------------------------------------------
+
+_FOR_SELLERS = frozenset({Advisory.OPEN_RULE, Advisory.STALE_DATA})
+_NEEDS_ID = frozenset({Outcome.BARRED, Outcome.UNKNOWN})
+
+
+def for_seller(decision: Decision) -> Decision:
+    """What a seller may see: an ALLOWED tells nothing about the person, not even that the index was asked."""
+    advisories = tuple(advisory for advisory in decision.advisories if advisory in _FOR_SELLERS)
+    if decision.outcome is not Outcome.ALLOWED or decision.reason is Reason.PURCHASE_NOT_RESTRICTED:
+        return decision._replace(advisories=advisories)
+    answered_by = decision.answered_by if decision.answered_by is AnsweredBy.STAND_IN else AnsweredBy.FILTER
+    return decision._replace(reason=Reason.NOT_LISTED, advisories=advisories, answered_by=answered_by)
+
+
+class Renderer:
+    """Turns decisions into responses for one call: one rulebook, one freshness, one moment."""
+
+    __slots__ = ("_as_of", "_now_ms", "_rendered", "_rulebook")
+
+    def __init__(self, rulebook: Rulebook, as_of: AsOf, now_ms: int) -> None:
+        self._rulebook = rulebook
+        self._as_of = as_of
+        self._now_ms = now_ms
+        self._rendered: dict[Decision, bytes] = {}
+
+    def fill(self, into: pb.CheckResponse, decision: Decision) -> None:
+        """Write all of the answer but item_id, decision_id and trace. `decision` is as the caller may see it."""
+        row = self._rulebook.rows.get(decision.rule_id)
+        into.outcome = int(decision.outcome)  # type: ignore[assignment]
+        into.reason = int(decision.reason)  # type: ignore[assignment]
+        into.answered_by = int(decision.answered_by)  # type: ignore[assignment]
+        into.rulebook_version = self._rulebook.version
+        if decision.advisories:
+            into.advisory.extend([int(advisory) for advisory in decision.advisories])  # type: ignore[misc]
+        if row is not None:
+            into.legal_basis = row.basis
+        as_of = into.data_as_of
+        as_of.feed_sequence = self._as_of.feed_sequence
+        as_of.snapshot_epoch = self._as_of.snapshot_epoch
+        if self._as_of.feed_time_ms:
+            _set_time(as_of.feed_time, self._as_of.feed_time_ms)
+        if decision.outcome is Outcome.ALLOWED:
+            _set_time(into.expire_time, self._now_ms + ALLOWED_FOR_S * 1000)
+            return
+        notice = self._rulebook.notices[decision.outcome.name]
+        into.notice.zh = notice.zh
+        into.notice.en = f"{notice.en} ({decision.hint})" if decision.hint else notice.en
+        if decision.outcome is Outcome.BARRED and row is not None:
+            for text in row.alternatives:
+                into.alternatives.add(zh=text.zh, en=text.en)
+
+    def merge(self, into: pb.CheckResponse, decision: Decision) -> None:
+        """As `fill`, rendering each distinct decision once; for batches."""
+        rendered = self._rendered.get(decision)
+        if rendered is None:
+            template = pb.CheckResponse()
+            self.fill(template, decision)
+            rendered = self._rendered[decision] = template.SerializeToString()
+        into.MergeFromString(rendered)
+
+
+def needs_decision_id(decision: Decision) -> bool:
+    """BARRED and UNKNOWN carry an id that the person can take to the service desk."""
+    return decision.outcome in _NEEDS_ID
+
+
+def _set_time(into: Timestamp, milliseconds: int) -> None:
+    into.seconds, rest = divmod(milliseconds, 1000)
+    into.nanos = rest * 1_000_000
+
+
+def bad_request(violations: list[Violation]) -> status_pb2.Status:
+    """INVALID_ARGUMENT with one google.rpc.BadRequest field violation each."""
+    details = error_details_pb2.BadRequest()
+    for field, text in violations:
+        details.field_violations.add(field=field, description=text)
+    message = "; ".join(f"{field}: {text}" for field, text in violations)
+    return _status(code_pb2.INVALID_ARGUMENT, message, details)
+
+
+def permission_denied(message: str) -> status_pb2.Status:
+    """PERMISSION_DENIED for one item of a batch or stream."""
+    return _status(code_pb2.PERMISSION_DENIED, message)
+
+
+def _status(code: int, message: str, details: Message | None = None) -> status_pb2.Status:
+    status = status_pb2.Status(code=code, message=message)
+    if details is not None:
+        status.details.add().Pack(details)
+    return status
