@@ -36,7 +36,7 @@ class Settings:
 
     index: str = _setting(
         "",
-        "the exact index: embedded:DIR, redis://HOST:PORT/DB, rediss://..., redis+cluster://HOST:PORT,..., or memory:",
+        "exact index: embedded:DIR, redis://HOST:PORT/DB, rediss://..., redis+cluster://HOST:PORT,..., or memory:",
     )
     listen: str = _setting("127.0.0.1:50051", "HOST:PORT (port 0: any free one) or unix:PATH")
     workers: int = _setting(1, "processes on the one port; unix: and memory: mean one", _at_least(1))
@@ -58,9 +58,7 @@ class Settings:
     log_level: str = _setting("info", "debug, info, warning or error", _one_of("debug", "info", "warning", "error"))
     metrics_listen: str = _setting("", "HOST:PORT for Prometheus metrics; empty: none")
     index_timeout_ms: int = _setting(20, "time the exact index has to answer a hit", _at_least(1))
-    min_budget_ms: int = _setting(
-        5, "calls with less than this left of their deadline are refused at once", _at_least(0)
-    )
+    min_budget_ms: int = _setting(5, "calls with less of their deadline left are refused at once", _at_least(0))
     max_in_flight: int = _setting(4096, "items in flight per worker; more are refused at once", _at_least(1))
     drain_pause_ms: int = _setting(1000, "time between NOT_SERVING and the end of accepting calls", _at_least(0))
     drain_grace_ms: int = _setting(10_000, "time calls in flight have to finish", _at_least(0))

@@ -82,7 +82,7 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
         if human
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
-    before = [
+    before: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
