@@ -59,7 +59,7 @@ def _frames_only(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMap
     if isinstance(info, BaseException):
         info = (type(info), info, info.__traceback__)
     if info and info[0] is not None:
-        event["exception"] = info[0].__name__
+        event["error"] = info[0].__name__
         event["frames"] = " < ".join(reversed(_frames(info[2])))
     return event
 
@@ -96,8 +96,7 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
             _mask_event,
             renderer,
         ],
-        # Keep structlog from printing a traceback of its own beside our frames.
-        keep_exc_info=True,
+        keep_exc_info=False,  # else logging itself would print the traceback beside our frames
         keep_stack_info=False,
     )
     handler = logging.StreamHandler(out)
