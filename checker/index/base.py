@@ -7,14 +7,20 @@ Obligations of every implementation:
   every change may come twice, late, or after a crash between any two writes. A removal known to the measure can never
   be undone by an older addition. Additions also go to the journal before `apply` returns.
 - one importer at a time: `lease` refuses a second by name, and everything that says "acknowledged" is fenced by it.
+
+Which change wins, per measure: the newest addition, unless a removal with the same or a newer sequence is known. An
+exemption outlives re-additions and removals of its measure. Sent again, the same sequence changes nothing but is
+written again, so a crash between any two writes is cured by sending the change again.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from enum import Enum
 from typing import NamedTuple, Protocol
 
 from checker.core.measure import Change, Measure
+from checker.errors import IndexRefused
 
 
 class Applied(Enum):
@@ -62,7 +68,7 @@ class MeasureInfo(NamedTuple):
     court: str
     case_number: str
     added_sequence: int  # 0: no addition seen
-    removed_sequence: int  # 0: not removed
+    removed_sequence: int  # 0: not removed, or added again since
     removed_reason: str
     keys: int
 
@@ -83,14 +89,17 @@ class Lease(Protocol):
     """The right to import, held by one process; lost when not renewed (the implementation renews it itself)."""
 
     async def advance(self, head: Head) -> None:
-        """Acknowledge: store the head, fenced. Raises IndexRefused when the lease has been lost to another holder."""
+        """Acknowledge: store the head, fenced and durable. IndexRefused when the lease went to another holder.
+
+        The head never goes back: with an older `feed_sequence` only `gap_since_ms` is stored.
+        """
 
 
 class ExactIndex(Protocol):
     """See the module's obligations. Raises `IndexUnavailable` (store out of reach) everywhere but in `get_many`."""
 
     async def open(self, key: IndexKey, *, create: bool) -> None:
-        """Connect and compare the digest key; `create` writes it into an empty index. Raises IndexRefused on a mismatch."""
+        """Connect, compare the digest key; `create` writes it into an empty index. IndexRefused on a mismatch."""
 
     async def close(self) -> None:
         """Give every connection back."""
@@ -99,10 +108,14 @@ class ExactIndex(Protocol):
         """The measures under each 16-byte key, in order; `()` = nobody listed, `None` = could not be read now."""
 
     async def apply(self, changes: Sequence[Change]) -> list[Applied]:
-        """Make the changes durable, in any order, all or in part when it raises; to be sent again after an error."""
+        """Make the changes durable, in any order, all or in part when it raises; to be sent again after an error.
+
+        Several calls may be under way at once (parse the next batch while the store works on this one). IndexRefused
+        for a sequence outside 1..2**53-1 or a measure id that is empty or holds NUL: nothing of the call was written.
+        """
 
     async def head(self) -> Head:
-        """How far the feed is known."""
+        """How far the feed is known; about each second in a worker, since it also notices a new generation."""
 
     def lease(self, holder: str) -> AbstractAsyncContextManager[Lease]:
         """Hold the importer's lease while inside. Raises IndexRefused naming the present holder."""
@@ -115,10 +128,67 @@ class ExactIndex(Protocol):
         """The present end of the journal: note it before a scan."""
 
     async def journal_read(self, position: Position, block_s: float) -> JournalPage:
-        """Keys added after `position`; waits up to `block_s` seconds for the first."""
+        """Keys added after `position`; waits up to `block_s` seconds for the first. One call at a time."""
+
+    async def primaries_unreconciled(self) -> list[str]:
+        """Primaries that restarted or changed role since their data was known to be whole; their hits are `None`.
+
+        The remedy: hold the lease, call this, apply every change since the generation's `base_seq` again from the
+        change log, call `mark_reconciled`.
+        """
+
+    async def mark_reconciled(self) -> None:
+        """Trust the primaries which `primaries_unreconciled` last named, if they are still the same processes.
+
+        Only while this index holds the lease (IndexRefused). Journal followers are reset if their journal was on one.
+        """
 
     async def measure(self, measure_id: str) -> MeasureInfo | None:
         """What is known of a measure, for the operator."""
 
     async def stats(self) -> Stats:
         """Sizes and warnings for `checker status`."""
+
+
+MAX_SEQUENCE = 2**53 - 1
+"""The store's own functions compare sequences as doubles."""
+
+
+def check_change(change: Change) -> None:
+    """Refuse what the store could not keep apart. Raises IndexRefused."""
+    if not 0 < change.sequence <= MAX_SEQUENCE:
+        raise IndexRefused("sequence outside 1..2**53-1: the court's numbering must be continued, not restarted")
+    if not change.measure_id or "\0" in change.measure_id:
+        raise IndexRefused(f"sequence {change.sequence}: measure_id is empty or holds a NUL character")
+
+
+def newer(given: bytes, stored: bytes | None) -> bool:
+    """Whether an encoded record displaces the stored one: higher sequence, or on a tie the more final state."""
+    return stored is None or given[:9] > stored[:9]  # sequence big-endian, then ACTIVE < SHIELDED < REVOKED
+
+
+def compare_keys(stored: IndexKey, given: IndexKey) -> None:
+    """Refuse a digest key that is not the index's. Raises IndexRefused."""
+    if stored.key_id != given.key_id:
+        raise IndexRefused(
+            f"the index was written with digest key {stored.key_id!r}, the key file offers {given.key_id!r}: "
+            "use the key file the index was written with, or import into a new index"
+        )
+    if stored.check_value != given.check_value:
+        raise IndexRefused(
+            f"digest key {given.key_id!r} of the key file is not the one the index was written with, although it has "
+            "the same id: use the key file the index was written with, or import into a new index"
+        )
+
+
+def lease_held(holder: str, since_ms: int) -> IndexRefused:
+    """The refusal of a second importer."""
+    since = datetime.fromtimestamp(since_ms / 1000, UTC).isoformat(timespec="seconds")
+    return IndexRefused(f"importer {holder} has held the lease since {since}; wait for it or stop it")
+
+
+def lease_lost() -> IndexRefused:
+    """What an importer learns that was too slow to renew its lease."""
+    return IndexRefused(
+        "the importer's lease was lost to another importer; nothing more is acknowledged here: run the import again"
+    )
