@@ -25,7 +25,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -74,13 +74,6 @@ class Limits(NamedTuple):
     stream_patience: float = 10.0
 
 
-class Registry(Protocol):
-    """What generated `add_…Servicer_to_server` functions need of a server."""
-
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None: ...
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None: ...
-
-
 Observe = Callable[[str, grpc.StatusCode, float, int], None]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -120,7 +113,7 @@ class Guard:
 
     def protect(self, server: grpc.aio.Server) -> Any:
         """A stand-in for `server` to hand to `add_…Servicer_to_server`: whatever registers through it is wrapped."""
-        return _Protected(self, server)
+        return ByName(server, self.wrap)
 
     def wrap(self, method: str, handler: Any) -> Handler:
         """The handler with everything of this module around it. `method`: /package.Service/Method."""
@@ -353,25 +346,28 @@ class _Answering:
         return getattr(self._context, name)
 
 
-class _Protected:
-    """Forwards registrations to the real server, wrapped. Generated code registers every method twice (generic and by
-    name); the named one is wrapped and forwarded as both."""
+class ByName:
+    """Registers services by name only, with `wrap` around each handler.
 
-    def __init__(self, guard: Guard, server: grpc.aio.Server) -> None:
-        self._guard = guard
+    Generated code registers every method twice: in a generic handler, and with gRPC itself, which then waits for the
+    next call of each method separately, in one `asyncio.wait` over all of them per call. Found by name, all methods
+    share one wait: 10 to 20 µs less per call.
+    """
+
+    def __init__(self, server: grpc.aio.Server, wrap: Callable[[str, Any], Handler] | None = None) -> None:
         self._server = server
+        self._wrap = wrap
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None:
         for handler in generic_rpc_handlers:
             if not isinstance(handler, grpc.ServiceRpcHandler):
-                raise TypeError("only services registered by generated code can be protected")
+                raise TypeError("only services with generated code can be registered here")
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
-        wrapped = {
-            name: self._guard.wrap(f"/{service_name}/{name}", handler) for name, handler in method_handlers.items()
-        }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, wrapped),))
-        self._server.add_registered_method_handlers(service_name, wrapped)
+        handlers = method_handlers
+        if self._wrap is not None:
+            handlers = {name: self._wrap(f"/{service_name}/{name}", found) for name, found in method_handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, handlers),))
 
 
 # -- errors
@@ -390,7 +386,9 @@ def to_status(method: str, error: Exception, context: Any = None) -> Status:
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:  # a task group's wrapping
         error = error.exceptions[0]
     if isinstance(error, DecodeError):
-        error = InvalidRequest([("", f"not a message {method} understands: check the client's contract version")])
+        error = InvalidRequest(
+            [("request", f"not a message {method} understands: check the client's contract version")]
+        )
     if isinstance(error, InvalidRequest):
         return Status(error.status, str(error)[:1000], ((_DETAILS_KEY, bad_request(error)),))
     if isinstance(error, CheckerError):
