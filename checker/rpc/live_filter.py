@@ -30,6 +30,14 @@ class LiveFilter:
         """Whether the overlay has outgrown the filter: time to rebuild aside."""
         return self._overlaid is not None and self._overlaid.overfull()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Keys in the filter file in use, and in its overlay."""
+        if self._overlaid is None:
+            return (0, 0)
+        base = self._overlaid.base
+        return (base.count if base is not None else 0, len(self._overlaid.overlay))
+
     def swap(self, base: DigestFilter | None, overlay: Iterable[bytes], as_of: AsOf) -> None:
         """Use another filter from now on; `overlay`: keys added since it was built."""
         overlaid = Overlaid(base)

@@ -1,0 +1,85 @@
+"""The prefilter on this node's disk: built from a scan of the index, mapped by every worker.
+
+Built by one process (`checker.serving.keeper`), written aside, fsynced, renamed. The file is local and unsigned: it is
+read only by the node that wrote it. It names the journal position noted *before* the scan, so whatever was added during
+the scan is either in it or in the journal after it.
+"""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from checker.core import container, filter_builder
+from checker.core.filter import DigestFilter
+from checker.core.key import DIGEST_BYTES, DigestKey
+from checker.core.rules import Rulebook
+from checker.index.base import ExactIndex, Head, Position
+
+NAME = "filter.xxf"
+
+
+def path_in(state: Path) -> Path:
+    """Where the filter file lies in a state directory."""
+    return state / NAME
+
+
+async def build(
+    index: ExactIndex, key: DigestKey, rulebook: Rulebook, error_rate: float, clock_ms: Callable[[], int]
+) -> tuple[container.Header, DigestFilter]:
+    """Scan the index into a new filter. Raises IndexUnavailable when the store is lost on the way."""
+    position = await index.journal_end()
+    head = await index.head()
+    batches = [b"".join(batch) async for batch in index.scan()]
+    keys = np.frombuffer(b"".join(batches), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+    # A scan may see a key twice; the filter does not mind, its count would.
+    keys = np.unique(keys.view("V16").ravel()).view(np.uint8).reshape(-1, DIGEST_BYTES) if len(keys) else keys
+    built = filter_builder.build(keys, error_rate)
+    return _header(built, key, rulebook, position, head, clock_ms()), built
+
+
+def _header(
+    built: DigestFilter, key: DigestKey, rulebook: Rulebook, position: Position, head: Head, now_ms: int
+) -> container.Header:
+    return container.Header(
+        derivation=container.DERIVATION,
+        key_id=key.key_id,
+        key_check=key.check_value,
+        parameters=built.parameters(),
+        centre_id=bytes(16),
+        epoch=0,
+        journal_id=position.journal_id,
+        journal_position=position.entry,
+        feed_sequence=head.feed_sequence,
+        feed_time_ms=head.feed_time_ms,
+        rulebook_version=rulebook.version,
+        rulebook_sha256=rulebook.sha256,
+        built_ms=now_ms,
+    )
+
+
+def write(path: Path, header: container.Header, built: DigestFilter) -> None:
+    """Put the filter file in place; a reader sees the old one or the new one, whole."""
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(container.pack(header, built.bits(), None))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def load(path: Path, key: DigestKey) -> tuple[container.Header, DigestFilter]:
+    """Map and verify a filter file. Raises FileNotFoundError, or container.BadContainer with the reason."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+    header, loaded = container.load(memoryview(mapped), None)
+    if (header.key_id, header.key_check) != (key.key_id, key.check_value):
+        raise container.BadContainer("key: the filter was built with another digest key")
+    return header, loaded

@@ -1,0 +1,142 @@
+"""Keeps one worker's view current: filter file, journal of additions, freshness.
+
+Two tasks. One reads the journal and puts additions into the overlay within milliseconds of their acknowledgement; when
+a newer filter file appears it catches that one up from the journal and swaps. The other asks every half second how far
+the feed is known. Neither ever empties the filter because a refresh failed: what is known stays in use, and answers say
+how old it is. Only a journal that no longer knows our position ends the filter's authority; until the keeper's next
+file is there, every key is asked of the index.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+from checker.core import container
+from checker.core.freshness import AsOf
+from checker.core.key import DigestKey
+from checker.errors import IndexUnavailable
+from checker.index.base import ExactIndex, Position
+from checker.rpc.live_filter import LiveFilter
+from checker.serving import filter_file
+
+POLL_S = 0.5
+"""Between two looks at the feed's head and at the filter file."""
+_log = logging.getLogger("checker.follower")
+
+
+class Follower:
+    """One worker's follower. `start` returns once a filter is in use."""
+
+    def __init__(self, index: ExactIndex, live: LiveFilter, key: DigestKey, path: Path) -> None:
+        self._index = index
+        self._live = live
+        self._key = key
+        self._path = path
+        self._position: Position | None = None
+        self._stamp: tuple[int, int] = (0, 0)  # inode and mtime of the file in use
+        self._tasks: list[asyncio.Task[None]] = []
+        self.last_contact = 0.0  # monotonic time of the last answer from the index
+        self.swaps = 0
+
+    async def start(self) -> None:
+        """Load the filter, catch up, and follow from there. Waits for the keeper's file; raises nothing meanwhile."""
+        while not await self._reload():  # noqa: ASYNC110 - a file made by another process sets no event
+            await asyncio.sleep(0.05)
+        with contextlib.suppress(IndexUnavailable):
+            await self._poll_head()
+        self._tasks = [
+            asyncio.create_task(self._follow_journal(), name="journal"),
+            asyncio.create_task(self._follow_head(), name="head"),
+        ]
+
+    async def stop(self) -> None:
+        """Stop following."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _follow_journal(self) -> None:
+        pause = 0.05
+        while True:
+            try:
+                if self._changed():
+                    await self._reload()
+                if self._position is None:
+                    await asyncio.sleep(0.05)
+                    continue
+                page = await self._index.journal_read(self._position, POLL_S)
+                self.last_contact = time.monotonic()
+                pause = 0.05
+                if page.reset:
+                    _log.warning("the journal does not know our position: the index is asked for every key")
+                    self._live.drop()
+                    self._position = None
+                    continue
+                self._live.add(page.keys)
+                self._position = page.position
+            except IndexUnavailable as error:
+                _log.warning("journal: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 1.0)
+
+    async def _follow_head(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                await self._poll_head()
+            except IndexUnavailable as error:
+                _log.warning("head: %s", error)
+
+    async def _poll_head(self) -> None:
+        head = await self._index.head()
+        self._live.known(AsOf(head.feed_sequence, head.feed_time_ms, head.gap_since_ms, 0))
+
+    def _changed(self) -> bool:
+        """Whether another filter file lies there than the one in use."""
+        return self._stamp != self._look()
+
+    def _look(self) -> tuple[int, int]:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return (status.st_ino, status.st_mtime_ns)
+
+    async def _reload(self) -> bool:
+        """Catch the filter file up from the journal and use it; False (and nothing changed) when that cannot be."""
+        stamp = self._look()
+        try:
+            header, base = await asyncio.to_thread(filter_file.load, self._path, self._key)
+        except FileNotFoundError:
+            return False
+        except container.BadContainer as error:
+            if stamp != self._stamp:
+                _log.error("filter file refused, the one in use stays: %s", error)
+            self._stamp = stamp
+            return False
+        position = Position(header.journal_id, header.journal_position)
+        added: set[bytes] = set()
+        try:
+            while True:
+                page = await self._index.journal_read(position, 0)
+                if page.reset:
+                    # The keeper sees the same and builds another; this one is no use to anybody.
+                    self._stamp = stamp
+                    return False
+                if page.position == position:
+                    break
+                added.update(page.keys)
+                self._live.add(page.keys)  # the filter in use keeps up meanwhile
+                position = page.position
+        except IndexUnavailable as error:
+            _log.warning("filter file waits for the journal: %s", error)
+            await asyncio.sleep(0.2)
+            return False
+        self._live.swap(base, added, self._live.view.as_of)
+        self._position = position
+        self._stamp = stamp
+        self.swaps += 1
+        _log.info("filter in use", extra={"keys": header.parameters.count, "overlay": len(added)})
+        return True

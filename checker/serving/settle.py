@@ -1,0 +1,74 @@
+"""Settling questions with the exact index: the checker's way to conclude a `NeedExact`.
+
+A batch is one read. Whatever could not be read in time is UNKNOWN, by itself; nothing here fails a call. A question
+that wants the feed known further than the worker knows asks the index how far it is *before* reading the records, so
+that the answer rests on at least that much.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from checker.core.freshness import AsOf
+from checker.core.lookup import NeedExact, finish
+from checker.core.measure import Measure
+from checker.errors import CheckerError
+from checker.index.base import ExactIndex
+from checker.rpc.live_filter import LiveFilter
+from checker.rpc.servicer import Settled
+
+RESERVE_S = 0.002
+"""Kept back of a deadline to write the answer that says UNKNOWN."""
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch, now."""
+    return time.time_ns() // 1_000_000
+
+
+class IndexSettler:
+    """`Settle` over an exact index; `timeout_s`: how long a read may take when the caller's deadline allows it."""
+
+    def __init__(
+        self, index: ExactIndex, live: LiveFilter, timeout_s: float, clock_ms: Callable[[], int] = wall_clock_ms
+    ) -> None:
+        self._index = index
+        self._live = live
+        self._timeout_s = timeout_s
+        self._clock_ms = clock_ms
+        self.read = 0  # keys asked of the index
+        self.unread = 0  # keys it did not answer in time
+        self.listed = 0  # keys that had a record; the others were the filter's false positives
+
+    async def __call__(self, needs: Sequence[NeedExact], deadline: float) -> Settled:
+        until = min(deadline - RESERVE_S, asyncio.get_running_loop().time() + self._timeout_s)
+        as_of = self._live.view.as_of
+        if any(need.fresh for need in needs):
+            as_of = await self._refreshed(as_of, until)
+        keys = list({key: None for need in needs for key in need.keys})
+        found = await self._read(keys, until)
+        now_ms = self._clock_ms()
+        return Settled([finish(need, found, as_of, now_ms) for need in needs], as_of)
+
+    async def _read(self, keys: list[bytes], until: float) -> dict[bytes, tuple[Measure, ...] | None]:
+        self.read += len(keys)
+        left = until - asyncio.get_running_loop().time()
+        if left <= 0:
+            self.unread += len(keys)
+            return {}
+        answers = await self._index.get_many(keys, left)
+        self.unread += sum(1 for answer in answers if answer is None)
+        self.listed += sum(1 for answer in answers if answer)
+        return dict(zip(keys, answers, strict=True))
+
+    async def _refreshed(self, as_of: AsOf, until: float) -> AsOf:
+        try:
+            async with asyncio.timeout_at(until):
+                head = await self._index.head()
+        except (CheckerError, TimeoutError):
+            return as_of
+        fresh = as_of._replace(
+            feed_sequence=head.feed_sequence, feed_time_ms=head.feed_time_ms, gap_since_ms=head.gap_since_ms
+        )
+        self._live.known(fresh)
+        return fresh

@@ -1,0 +1,272 @@
+"""One worker process of `checker serve`, put together; and the companion that keeps the node's filter and metrics page.
+
+    index -> follower -> LiveFilter <- CheckServicer -> IndexSettler -> index
+                                            |-> EvidenceSpool
+
+The parent (`checker.rpc.workers`) runs `work` in N processes and `accompany` in one more. A companion that dies is
+started again; meanwhile the workers go on with the filter they have.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from checker import keys as key_files
+from checker import logs, metrics, rulebooks
+from checker.config import Settings
+from checker.core.freshness import AsOf
+from checker.core.key import DigestKey
+from checker.core.lookup import EVERYTHING, View
+from checker.core.rules import Rulebook
+from checker.errors import IndexUnavailable
+from checker.index.base import ExactIndex, IndexKey
+from checker.index.urls import open_index
+from checker.rpc.interceptors import Guard, Limits
+from checker.rpc.live_filter import LiveFilter
+from checker.rpc.quota import Quota
+from checker.rpc.roles import Callers, Roles, load_roles
+from checker.rpc.server import RpcServer, ServerSettings, serve
+from checker.rpc.servicer import CheckServicer
+from checker.rpc.tls import TlsFiles, is_loopback, server_credentials
+from checker.rpc.workers import WorkerContext
+from checker.serving import filter_file, metrics_page
+from checker.serving.evidence import EvidenceSpool
+from checker.serving.follower import Follower
+from checker.serving.keeper import Keeper
+from checker.serving.settle import IndexSettler, wall_clock_ms
+from proto.checker.v1 import check_pb2_grpc
+
+REPORT_S = 1.0
+"""Between two writings of a worker's numbers."""
+_log = logging.getLogger("checker.serve")
+
+
+@dataclass(frozen=True)
+class Node:
+    """What every process of the node is started with: settings and the places they share."""
+
+    settings: Settings
+    run_dir: Path  # this start's own: quota and metrics files
+
+    @property
+    def quota(self) -> Path:
+        """The node-wide quota file."""
+        return self.run_dir / "quota"
+
+    @property
+    def filter(self) -> Path:
+        """The node's filter file."""
+        return filter_file.path_in(self.settings.state)
+
+
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """The certificate files as the RPC shell wants them; None without TLS."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+def _open_key(settings: Settings) -> tuple[key_files.KeyFile, DigestKey, IndexKey]:
+    keys = key_files.load(settings.keys)
+    key = keys.digest_key
+    return keys, key, IndexKey(key.key_id, key.check_value)
+
+
+async def open_with_patience(index: ExactIndex, key: IndexKey, patience_s: float) -> None:
+    """Open an index that may still be starting. Raises IndexUnavailable after `patience_s`, IndexRefused at once."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            await index.open(key, create=True)
+            return
+        except IndexUnavailable:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.2)
+
+
+def work(context: WorkerContext) -> None:
+    """A worker's whole life."""
+    node: Node = context.payload
+    logs.configure(node.settings.log_format, node.settings.log_level)
+    uvloop.run(_work(context, node))
+
+
+async def _work(context: WorkerContext, node: Node) -> None:
+    settings = node.settings
+    keys, key, index_key = _open_key(settings)
+    rulebook = rulebooks.load(settings.rulebook)
+    index = open_index(settings.index)
+    try:
+        await open_with_patience(index, index_key, 15)
+        live = LiveFilter(View(rulebook, key, EVERYTHING, AsOf(0, 0, 0, 0), settings.limits))
+        keeping: asyncio.Task[None] | None = None
+        if settings.index.startswith("memory:"):
+            keeping = await _keep_here(index, keys, key, rulebook, node)
+        follower = Follower(index, live, key, node.filter)
+        await follower.start()
+        evidence = EvidenceSpool(settings.state / "evidence", keys.evidence_key, retention_days=settings.evidence_days)
+        settler = IndexSettler(index, live, settings.index_timeout_ms / 1000)
+        servicer = CheckServicer(live, settler, evidence.record)
+        refused: dict[str, int] = {}
+        calls = metrics.Calls()
+        guard = _guard(context, node, calls, refused)
+        tls = tls_files(settings)
+        server = RpcServer(
+            ServerSettings(drain_pause=settings.drain_pause_ms / 1000, drain_grace=settings.drain_grace_ms / 1000),
+            lambda registry: check_pb2_grpc.add_CheckServiceServicer_to_server(servicer, registry),
+            guard,
+            listen=context.listen,
+            credentials=server_credentials(tls) if tls is not None else None,
+        )
+        numbers = _Numbers(servicer, settler, evidence, follower, live, guard, calls, refused)
+        reporting = asyncio.create_task(_report(node, context.index, numbers))
+        try:
+            await serve(server, context.ready)
+        finally:
+            for task in (reporting, keeping):
+                if task is not None:
+                    task.cancel()
+            await follower.stop()
+            numbers.write(node.run_dir, context.index)
+            await asyncio.to_thread(evidence.close)
+    finally:
+        await index.close()
+
+
+async def _keep_here(
+    index: ExactIndex, keys: key_files.KeyFile, key: DigestKey, rulebook: Rulebook, node: Node
+) -> asyncio.Task[None]:
+    """memory: lives in this process alone, so its feed and its filter are kept here too."""
+    from checker.lists.importer import Options, import_feeds  # heavy, and only this index needs it here
+
+    settings = node.settings
+    if settings.feed:
+        summary = await import_feeds(
+            index, key, list(settings.feed), Options(courts=keys.courts, state_dir=node.run_dir)
+        )
+        _log.info("feed imported into memory", extra={"applied": summary.applied, "rejected": summary.rejected})
+    keeper = Keeper(index, key, rulebook, node.filter, settings.filter_error_rate)
+    node.filter.unlink(missing_ok=True)  # another life's memory
+    await keeper.ensure()
+    return asyncio.create_task(keeper.run(), name="keeper")
+
+
+def _guard(context: WorkerContext, node: Node, calls: metrics.Calls, refused: dict[str, int]) -> Guard:
+    settings = node.settings
+    roles = load_roles(settings.roles) if settings.roles is not None else Roles()
+    if settings.tls_client_ca is not None or (settings.tls_cert is not None and settings.roles is not None):
+        callers = Callers.tls(roles)
+    else:
+        callers = Callers.plaintext(loopback=is_loopback(context.listen), roles=roles)
+
+    def alarm(caller: str, items: int) -> None:
+        refused[caller] = refused.get(caller, 0) + items
+        _log.warning("quota used up", extra={"items": items, "refused": refused[caller]})
+
+    return Guard(
+        callers,
+        quota=Quota(node.quota, roles, on_refused=alarm) if roles.limited() else None,
+        limits=Limits(min_budget=settings.min_budget_ms / 1000, in_flight=settings.max_in_flight),
+        observe=calls.observe,
+    )
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Where a worker's numbers are counted."""
+
+    servicer: CheckServicer
+    settler: IndexSettler
+    evidence: EvidenceSpool
+    follower: Follower
+    live: LiveFilter
+    guard: Guard
+    calls: metrics.Calls
+    refused: dict[str, int]
+
+    def write(self, directory: Path, worker: int) -> None:
+        """Write the worker's metrics file."""
+        answers, settler, as_of = self.servicer.answers, self.settler, self.live.view.as_of
+        counters: metrics.Snapshot = {
+            "checker_answers": [
+                ([outcome.name, reason.name, by.name], number)
+                for (outcome, reason, by), number in answers.given.items()
+            ],
+            "checker_advisories": [([advisory.name], number) for advisory, number in answers.advisories.items()],
+            "checker_calls": [([method, status], number) for (method, status), number in self.calls.calls.items()],
+            "checker_items": [([method], number) for method, number in self.calls.items.items()],
+            "checker_index_keys": [
+                (["listed"], settler.listed),
+                (["not_listed"], settler.read - settler.listed - settler.unread),
+                (["unread"], settler.unread),
+            ],
+            "checker_quota_refused": [([caller], number) for caller, number in self.refused.items()],
+            "checker_evidence": [(["written"], self.evidence.written), (["dropped"], self.evidence.dropped)],
+            "checker_filter_swaps": [([], self.follower.swaps)],
+        }
+        now_ms = wall_clock_ms()
+        overlaid = self.live.size
+        gauges: metrics.Snapshot = {
+            "checker_feed_sequence": [([], as_of.feed_sequence)],
+            "checker_feed_age_seconds": [([], (now_ms - as_of.feed_time_ms) / 1000 if as_of.feed_time_ms else -1)],
+            "checker_feed_gap_seconds": [([], (now_ms - as_of.gap_since_ms) / 1000 if as_of.gap_since_ms else 0)],
+            "checker_index_silence_seconds": [([], time.monotonic() - self.follower.last_contact)],
+            "checker_filter_keys": [([], overlaid[0])],
+            "checker_filter_overlay_keys": [([], overlaid[1])],
+            "checker_calls_in_progress": [([], self.guard.live)],
+        }
+        metrics.write(directory, worker, counters, gauges, self.calls)
+
+
+async def _report(node: Node, worker: int, numbers: _Numbers) -> None:
+    warned = False
+    while True:
+        with contextlib.suppress(OSError):  # a full disk must not end the serving
+            await asyncio.to_thread(numbers.write, node.run_dir, worker)
+        as_of = numbers.live.view.as_of
+        silent_ms = wall_clock_ms() - as_of.feed_time_ms
+        late = bool(as_of.feed_time_ms) and silent_ms > node.settings.limits.warn_ms
+        if late and not warned:
+            _log.warning("the court feed is silent", extra={"seconds": silent_ms // 1000})
+        warned = late
+        await asyncio.sleep(REPORT_S)
+
+
+def accompany(context: WorkerContext) -> None:
+    """The companion's whole life: ready once a filter file is there."""
+    node: Node = context.payload
+    logs.configure(node.settings.log_format, node.settings.log_level)
+    uvloop.run(_accompany(context, node))
+
+
+async def _accompany(context: WorkerContext, node: Node) -> None:
+    settings = node.settings
+    _, key, index_key = _open_key(settings)
+    rulebook = rulebooks.load(settings.rulebook)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop_page = metrics_page.start(settings.metrics_listen, node.run_dir) if settings.metrics_listen else None
+    index = open_index(settings.index)
+    try:
+        await open_with_patience(index, index_key, 15)
+        keeper = Keeper(index, key, rulebook, node.filter, settings.filter_error_rate)
+        await keeper.ensure()
+        context.ready("")
+        keeping = asyncio.create_task(keeper.run(), name="keeper")
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait({keeping, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if keeping.done():
+            keeping.result()  # a bug: end with its traceback's frames, to be started again
+        keeping.cancel()
+    finally:
+        if stop_page is not None:
+            stop_page()
+        await index.close()
