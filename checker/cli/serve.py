@@ -1,0 +1,145 @@
+"""`checker serve`: the central service."""
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from checker.config import Settings
+from checker.config import load as load_settings
+from checker.errors import UsageError
+
+_EPILOG = """\
+every setting is a flag, a CHECKER_* variable (CHECKER_LISTEN, CHECKER_WORKERS, ...) or a line of the --config TOML
+file (listen = "127.0.0.1:50051"), in this order of precedence.
+
+examples:
+  checker serve --index embedded:./index                        one machine, its own store
+  checker serve --index redis://127.0.0.1:6379/0 --workers 4 --key-file keys.json
+  checker serve --index memory: --feed feed.jsonl               a try-out; gone when it stops
+  checker serve --index rediss://redis:6379/0 --key-file keys.json --listen 0.0.0.0:50051 \\
+      --tls-cert server.pem --tls-key server.key --tls-client-ca callers-ca.pem --roles roles.toml
+"""
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="answer checks over gRPC",
+        description="Answer checks over gRPC (CheckService, health, reflection) until SIGTERM or Ctrl-C.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings")
+    for item in fields(Settings):
+        flag = f"--{item.name.replace('_', '-')}"
+        shown = "" if item.default in (None, "", ()) or isinstance(item.default, bool) else f" (default {item.default})"
+        options: dict[str, Any] = {"dest": item.name, "default": None, "help": item.metadata["help"] + shown}
+        if isinstance(item.default, bool):
+            parser.add_argument(flag, action="store_true", **options)
+        elif item.name == "feed":
+            parser.add_argument(flag, action="append", metavar="FILE", **options)
+        else:
+            parser.add_argument(flag, metavar=_METAVARS.get(item.name, "N"), **options)
+    parser.set_defaults(run=run)
+
+
+_METAVARS = {
+    "index": "URL",
+    "listen": "ADDR",
+    "metrics_listen": "ADDR",
+    "state_dir": "DIR",
+    "log_format": "FORM",
+    "log_level": "LEVEL",
+} | dict.fromkeys(
+    ("key_file", "ready_file", "rulebook", "tls_cert", "tls_key", "tls_client_ca", "roles"),
+    "FILE",
+)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check every setting and file, then serve; returns the exit code."""
+    from checker import keys, logs, rulebooks
+    from checker.rpc import quota, workers
+    from checker.rpc.roles import Roles, load_roles
+    from checker.rpc.tls import check_listen, server_credentials
+    from checker.serving.worker import Node, accompany, tls_files, work
+
+    flags = {item.name: getattr(args, item.name) for item in fields(Settings)}
+    flags = {name: None if value is False else value for name, value in flags.items()}
+    config = args.config or (Path(os.environ["CHECKER_CONFIG"]) if os.environ.get("CHECKER_CONFIG") else None)
+    settings = load_settings(flags, os.environ, config)
+    logs.configure(settings.log_format, settings.log_level)
+
+    tls = tls_files(settings)
+    problems: list[str] = []
+    roles = Roles()
+
+    def attempt(check: Callable[[], Any]) -> Any:
+        try:
+            return check()
+        except UsageError as error:
+            problems.append(str(error))
+            return None
+
+    if settings.roles is not None:
+        given = settings.roles
+        roles = attempt(lambda: load_roles(given)) or roles
+    attempt(
+        lambda: check_listen(
+            settings.listen,
+            tls,
+            insecure_plaintext=settings.insecure_plaintext,
+            roles=roles if settings.roles is not None else None,
+        )
+    )
+    if tls is not None:
+        attempt(lambda: server_credentials(tls))
+    attempt(lambda: rulebooks.load(settings.rulebook))
+    attempt(lambda: _make(settings.state))
+    local = settings.index.startswith(("embedded:", "memory:"))
+    attempt(lambda: keys.load_or_create(settings.keys) if local else keys.load(settings.keys))
+    if problems:
+        raise UsageError("\n".join(problems))
+
+    memory = settings.index.startswith("memory:")
+    if memory:
+        _warn_of_memory()
+    run_dir = Path(tempfile.mkdtemp(prefix="run-", dir=settings.state))
+    try:
+        node = Node(settings, run_dir)
+        quota.create(node.quota, roles)
+        return workers.run(
+            work,
+            listen=settings.listen,
+            workers=settings.workers,
+            payload=node,
+            ready_file=settings.ready_file,
+            companion=None if memory else accompany,
+            settings=workers.WorkerSettings(
+                start_seconds=600,  # a first scan of tens of millions of keys takes its time
+                stop_seconds=(settings.drain_pause_ms + settings.drain_grace_ms) / 1000 + 10,
+            ),
+        )
+    finally:
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _make(state: Path) -> None:
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError(f"--state-dir {state}: {error.strerror}") from None
+
+
+def _warn_of_memory() -> None:
+    import logging
+
+    logging.getLogger("checker.serve").warning(
+        "memory: NOTHING IS KEPT. One process, gone when it stops. For anything but a try-out use embedded:DIR"
+    )

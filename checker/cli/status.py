@@ -1,0 +1,157 @@
+"""`checker status`: how far the feed is known, how large the index is, how full the filter."""
+
+import argparse
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from checker.cli.index_arguments import add_index_arguments, load_keys, require_index, state_dir
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "status",
+        help="feed, index and filter at a glance",
+        description="Print how far the court feed is known and how old it is, what the index holds, the filter's epoch "
+        "and fill, and every warning about weaker persistence than promised.",
+        epilog="examples:\n  checker status --index embedded:./index\n"
+        "  checker status --index redis://127.0.0.1:6379/0 --check     for a monitor: exit 1 when somebody must look",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_index_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--check", action="store_true", help="exit 1 when the feed is overdue or has a gap")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the status; with --check, 1 when somebody must look."""
+    index_url = require_index(args)
+    keys = load_keys(args)
+    report = asyncio.run(_gather(index_url, keys.digest_key.key_id, keys.digest_key.check_value))
+    report["filter"] = _filter(state_dir(args), keys)
+    report["warnings"] = _warnings(report)
+    if args.json:
+        print(json.dumps(report, ensure_ascii=False, indent=2))
+    else:
+        _print(report)
+    return 1 if args.check and report["attention"] else 0
+
+
+async def _gather(url: str, key_id: str, check_value: bytes) -> dict[str, Any]:
+    from checker.index.urls import open_index
+
+    from checker.index.base import IndexKey
+
+    index = open_index(url)
+    try:
+        await index.open(IndexKey(key_id, check_value), create=False)
+        head, stats = await index.head(), await index.stats()
+        unreconciled = await index.primaries_unreconciled()
+    finally:
+        await index.close()
+    now = time.time()
+    return {
+        "feed": {
+            "sequence": head.feed_sequence,
+            "time": _iso(head.feed_time_ms),
+            "age_seconds": round(now - head.feed_time_ms / 1000, 1) if head.feed_time_ms else None,
+            "gap_seconds": round(now - head.gap_since_ms / 1000, 1) if head.gap_since_ms else 0,
+        },
+        "index": {
+            "keys": stats.keys,
+            "memory_bytes": stats.memory_bytes,
+            "generation": stats.generation,
+            "primaries": stats.primaries,
+            "unreconciled": unreconciled,
+            "journal": {
+                "id": stats.journal.journal_id.hex(),
+                "end": stats.journal.entry,
+                "entries": stats.journal_entries,
+            },
+            "digest_key": key_id,
+        },
+        "persistence": list(stats.warnings),
+    }
+
+
+def _filter(state: Path, keys: Any) -> dict[str, Any] | None:
+    from checker.core import container
+    from checker.serving import filter_file
+
+    try:
+        header, loaded = filter_file.load(filter_file.path_in(state), keys.digest_key)
+    except FileNotFoundError:
+        return None
+    except container.BadContainer as error:
+        return {"refused": str(error)}
+    parameters = header.parameters
+    return {
+        "epoch": header.epoch,
+        "keys": parameters.count,
+        "capacity": parameters.capacity,
+        "fill": round(parameters.count / parameters.capacity, 4),
+        "error_rate": parameters.error_rate,
+        "bytes": loaded.num_bits // 8,
+        "feed_sequence": header.feed_sequence,
+        "journal_position": header.journal_position,
+        "built": _iso(header.built_ms),
+    }
+
+
+def _warnings(report: dict[str, Any]) -> list[str]:
+    found = list(report.pop("persistence"))
+    feed = report["feed"]
+    attention = []
+    if feed["age_seconds"] is None:
+        found.append("nothing has been imported yet: run `checker import`")
+    elif feed["age_seconds"] > 24 * 3600:
+        attention.append("the court feed has been silent for over 24 hours: nobody is barred until it speaks again")
+    elif feed["age_seconds"] > 15 * 60:
+        attention.append("the court feed has been silent for over 15 minutes")
+    if feed["gap_seconds"]:
+        attention.append("lines of the court feed are missing: import the missing file; additions wait for it")
+    if report["index"]["unreconciled"]:
+        attention.append("a primary has restarted or failed over: run `checker import` to write the change log again")
+    report["attention"] = bool(attention)
+    return attention + found
+
+
+def _iso(milliseconds: int) -> str | None:
+    if not milliseconds:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _print(report: dict[str, Any]) -> None:
+    from checker.cli.terminal import facts
+
+    feed, index, built = report["feed"], report["index"], report["filter"]
+    age = "never" if feed["age_seconds"] is None else f"{feed['age_seconds']:,.0f} s ago"
+    rows = [
+        ("feed", f"known up to sequence {feed['sequence']:,}, {age}"),
+        ("gap", f"open for {feed['gap_seconds']:,.0f} s" if feed["gap_seconds"] else "none"),
+        ("index", f"{index['keys']:,} keys, {index['memory_bytes'] / 1e6:,.1f} MB, generation {index['generation']}"),
+        ("primaries", str(index["primaries"])),
+        ("journal", f"entry {index['journal']['end']:,}, {index['journal']['entries']:,} kept"),
+        ("digest key", index["digest_key"]),
+    ]
+    if built is None:
+        rows.append(("filter", "none built on this node yet"))
+    elif "refused" in built:
+        rows.append(("filter", f"refused: {built['refused']}"))
+    else:
+        rows.append(
+            (
+                "filter",
+                f"{built['keys']:,} of {built['capacity']:,} keys ({built['fill']:.0%} full), epoch {built['epoch']}, "
+                f"error rate {built['error_rate']:g}, {built['bytes'] / 1e6:.1f} MB, built {built['built']}",
+            )
+        )
+    facts(rows)
+    for warning in report["warnings"]:
+        print(f"! {warning}")
