@@ -270,7 +270,6 @@ class _Courts:
             "measure_id": line["measure_id"],
             "court": line["court"],
             "exemption": exemption,
-            "reason": "GoodFaith 17",
         }
 
 
@@ -368,7 +367,7 @@ class _Cases:
         """终本 removes the list record; the order stays (domain.md §8, 14)."""
         person = self.people.person()
         record, order = (self.courts.add(kind, self._debtor(person)) for kind in ("list", "order"))
-        removal = self.courts.end(record, "remove", "SPC-L 10(1)(4)")
+        removal = self.courts.end(record, "remove", "NO_ASSETS_FOUND")
         why = "list record removed, order stays"
         return Case([(0, record), (0, order), (self._later(), removal)], [Asked(person, (_lifted(LIST), ORDER), why)])
 
@@ -376,17 +375,17 @@ class _Cases:
         """The order is lifted, the list record stays."""
         person = self.people.person()
         record, order = (self.courts.add(kind, self._debtor(person)) for kind in ("list", "order"))
-        removal = self.courts.end(order, "remove", "SPC-C 9")
+        removal = self.courts.end(order, "remove", "PERFORMED")
         why = "order lifted, list record stays"
         return Case([(0, record), (0, order), (self._later(), removal)], [Asked(person, (LIST, _lifted(ORDER)), why)])
 
     def removed(self) -> Case:
         """Paid: the order is lifted."""
-        return self._ended("remove", "SPC-C 9", "order removed")
+        return self._ended("remove", "PERFORMED", "order removed")
 
     def revoked(self) -> Case:
         """The order was wrong from the start."""
-        return self._ended("revoke", "GoodFaith 18", "order revoked")
+        return self._ended("revoke", "WRONGLY_ISSUED", "order revoked")
 
     def _ended(self, op: str, reason: str, why: str) -> Case:
         person = self.people.person()
@@ -399,14 +398,14 @@ class _Cases:
         person = self.people.person()
         line = self.courts.add("order", self._debtor(person))
         due = self._later()
-        lines = [(0, line), (due, self.courts.end(line, "remove", "SPC-C 9")), (due + self._later(), line)]
+        lines = [(0, line), (due, self.courts.end(line, "remove", "PERFORMED")), (due + self._later(), line)]
         return Case(lines, [Asked(person, (ORDER,), "order removed, added again")])
 
     def removed_before_added(self) -> Case:
         """A removal of something unknown, then a newer addition of it: in force."""
         person = self.people.person()
         line = self.courts.add("order", self._debtor(person))
-        lines = [(0, self.courts.end(line, "remove", "SPC-C 9")), (self._later(), line)]
+        lines = [(0, self.courts.end(line, "remove", "PERFORMED")), (self._later(), line)]
         return Case(lines, [Asked(person, (ORDER,), "order added after a removal")])
 
     def sent_twice(self) -> Case:
@@ -603,7 +602,7 @@ class _Cases:
         """The entity's order is lifted, its list record stays; the representative is free."""
         entity, (person,), line = self._company(1)
         record = self.courts.add("list", [self.courts.subject(entity, "DEBTOR_ENTITY")])
-        removal = self.courts.end(line, "remove", "SPC-C 9")
+        removal = self.courts.end(line, "remove", "PERFORMED")
         asked = [
             Asked(entity, (LIST, _lifted(ORDER)), "entity's order lifted, list record stays", entity=True),
             Asked(person, (_lifted(ORDER),), "order on the entity removed, legal_rep"),
@@ -840,7 +839,7 @@ def _break(how: str, line: Json, cases: _Cases) -> bytes:
         case "an op nobody knows":
             line["op"] = "annul"
         case "a removal without measure_id":
-            line = {"seq": line["seq"], "time": line["time"], "op": "remove", "reason": "SPC-C 9"}
+            line = {"seq": line["seq"], "time": line["time"], "op": "remove", "reason": "PERFORMED"}
         case "a kind nobody knows":
             line["kind"] = "warning"
         case "no case":
@@ -876,8 +875,8 @@ def _break(how: str, line: Json, cases: _Cases) -> bytes:
         case _:
             exempt = cases.courts.exempt(line, "TEMPORARY_LIFT", cases.courts.day(-1), cases.courts.day(5))
             match how:
-                case "an exemption of a kind nobody knows":
-                    exempt["exemption"]["kind"] = "HOLIDAY"
+                case "an exemption that ends before it begins":
+                    exempt["exemption"]["valid_to"] = cases.courts.day(-9)
                 case "an exemption without an end":
                     del exempt["exemption"]["valid_to"]
                 case _:
