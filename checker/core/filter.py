@@ -6,7 +6,9 @@ Sizing and bit array are pybloom-live's. Three things are ours:
    and `h2` the two little-endian 64-bit halves, `h2` forced odd, slice `i` of `m` bits is probed at
    `((h1 + i * h2) mod 2**64) mod m`: double hashing (Kirsch and Mitzenmacher, "Less Hashing, Same Performance", 2006).
    The sum wraps at 64 bits *before* it is reduced: reduced first, a key would be only its pair (h1 mod m, h2 mod m),
-   and in a filter of a thousand keys two keys sharing a pair would be commoner than the configured error.
+   and in a filter of a thousand keys two keys sharing a pair would be commoner than the configured error. Filled to
+   capacity, false positives were measured at 1.02 times the configured rate with 200 000 keys and 1.4 times with 1 000,
+   where there are few to ask about.
    This rule is named by `DERIVATION`. A filter probed by another rule than it was built by denies its members without
    a sign of it, so files carry the name (`core.container`) and `filter_builder` is held to these bits by its tests.
 2. *Sharing.* `from_buffer` lays a filter over a mapped file without copying, read-only; all processes share its pages.
