@@ -14,6 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from loadtest import ask
 from loadtest.make_feed import BROKEN, FEED, MANIFEST, PEOPLE, SHANGHAI, make_feed
 
 MOST_PEOPLE = 5_000_000
@@ -72,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     feed.add_argument("--court", metavar="NAME", help="the manifest's court; needed with --sign-with")
     feed.add_argument("--out", type=Path, required=True, metavar="DIR", help="created when missing")
     feed.add_argument("--force", action="store_true", help="write into DIR although it is not empty")
+    feed.set_defaults(run=_make_feed)
+    ask.add(verbs)
     return parser
 
 
@@ -148,7 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
-        return _make_feed(args)
+        code: int = args.run(args)
+        return code
     except _InputError as wrong:
         print(f"loadtest {args.verb}: {wrong}", file=sys.stderr)
         return 2

@@ -786,10 +786,12 @@ class _Asker:
             kind, needs_name, why = "UNSPECIFIED", True, f"{why}; type not known"
         elif draw < 0.2:
             number, why = _messy(paper, random), f"{why}; untidy number"
+        # Whether 18 digits of no declared type need a name is not settled, so the name is always sent with them.
+        tells_itself = kind == "UNSPECIFIED" and paper.type in law.NAME_MAY_BE_ABSENT
         draw = random.random()
         if plain and barred and draw < 0.06:
             name, why = DIFFERS, f"{why}; another's name"
-        elif needs_name and plain and barred and draw < 0.2:
+        elif needs_name and plain and barred and draw < 0.2 and not tells_itself:
             name, why = ABSENT, f"{why}; name missing"
         spelling = person.stranger if name == DIFFERS else random.choice(person.spellings)
         if name == ABSENT or (name == AGREES and draw > 0.6 and (not needs_name or not standings)):

@@ -87,6 +87,8 @@ _COUNTRIES = _words(
 _OLD_CARDS = ("KAZ110090123105", "USA110080010108", "CAN440085022910")  # printed in domain.md §3.3
 _ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
 _ENTITY_HEADS = ("91", "92", "93", "12", "52", "N2")  # registering department and kind; area 710000 follows
+# 996-999 once meant births before 1900; a card ending in 000 looks like one that a spreadsheet has rounded.
+_SERIALS = tuple(f"{serial:03d}" for serial in range(1, 996) if serial % 100)
 _STEP = 1_000_003_301  # prime, dividing none of the ranges' sizes: n -> n * step mod size meets every number once
 
 
@@ -123,12 +125,12 @@ class Numbers:
         return (given * _STEP + self._shift) % size
 
     def _card(self, pool: str, heads: Sequence[str], days: Sequence[str]) -> str:
-        place = self._next(pool, len(heads) * len(days) * 995)  # serials 996-999 once meant births before 1900
+        place = self._next(pool, len(heads) * len(days) * len(_SERIALS))
         if place is None:
             raise ValueError(f"more people than synthetic numbers of the kind {pool!r}: ask for fewer people")
-        place, serial = divmod(place, 995)
+        place, serial = divmod(place, len(_SERIALS))
         head, day = divmod(place, len(days))
-        body = f"{heads[head]}{days[day]}{serial + 1:03d}"
+        body = f"{heads[head]}{days[day]}{_SERIALS[serial]}"
         return body + mod_11_2(body)
 
     def resident(self) -> str:
@@ -144,12 +146,12 @@ class Numbers:
         return self._card("minor", ("710000",), self._days_minor)
 
     def born_on(self, day: date) -> str | None:
-        """A resident ID, area 710000, of somebody born on `day`; None when the 995 of that day are used up."""
+        """A resident ID, area 710000, of somebody born on `day`; None when the 986 of that day are used up."""
         text = day.strftime("%Y%m%d")
-        serial = self._next(text, 995)
+        serial = self._next(text, len(_SERIALS))
         if serial is None:
             return None
-        body = f"710000{text}{serial + 1:03d}"
+        body = f"710000{text}{_SERIALS[serial]}"
         return body + mod_11_2(body)
 
     def residence_permit(self) -> str:
