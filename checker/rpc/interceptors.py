@@ -330,16 +330,21 @@ class _Progress:
 
 
 class _Answering:
-    """A stream's context for handlers that write instead of yielding: each write answers one item."""
+    """A stream's context for handlers that write instead of yielding: each write answers one item.
 
-    __slots__ = ("_context", "_window")
+    Any number of tasks may write: gRPC takes one message at a time, and breaks the call off when given two.
+    """
+
+    __slots__ = ("_context", "_one_writer", "_window")
 
     def __init__(self, context: Any, window: StreamWindow) -> None:
         self._context = context
         self._window = window
+        self._one_writer = asyncio.Lock()
 
     async def write(self, message: Message) -> None:
-        await self._context.write(message)
+        async with self._one_writer:
+            await self._context.write(message)
         self._window.release()
 
     def __getattr__(self, name: str) -> Any:

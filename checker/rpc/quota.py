@@ -105,10 +105,9 @@ class Quota:
         try:
             tokens, at = _SLOT.unpack_from(self._map, bucket.offset)
             now = self._clock()
-            if not 0 <= tokens <= bucket.burst:  # torn by a kill, or not a number
-                tokens = 0.0
-            if not at <= now:
-                at = now
+            if not (0 <= tokens <= bucket.burst and 0 <= at <= now):  # torn by a kill: fill again from empty
+                tokens, at = 0.0, now
+                _SLOT.pack_into(self._map, bucket.offset, tokens, at)
             tokens = min(bucket.burst, tokens + bucket.rate * (now - at))
             missing = items - bucket.local
             if missing > tokens:

@@ -191,7 +191,7 @@ def _caller(entry: dict[str, Any], name: str, where: str, more: set[str], proble
     )
     role = Role.BOOKING
     named = entry.get("role")
-    if named in {Role.BOOKING, Role.EDGE, Role.COURT, Role.OPERATOR}:
+    if isinstance(named, str) and named in {Role.BOOKING, Role.EDGE, Role.COURT, Role.OPERATOR}:
         role = Role(named)
     else:
         problems.append(f"{where}: role: must be one of booking, edge, court, operator")

@@ -148,8 +148,8 @@ def run(
     """Run `target(WorkerContext)` in `workers` processes until SIGTERM or SIGINT; returns the exit code.
 
     `target` must be importable (a function of a module), `payload` picklable. 0: every worker drained by itself; 1: one
-    had to be killed. Raises UsageError for an address or number that cannot work, WorkerFailedError when a worker cannot
-    start.
+    had to be killed. Raises UsageError for an address or number that cannot work, WorkerFailedError when a worker
+    cannot start.
     """
     if workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")

@@ -52,7 +52,7 @@ class Tiny(check_pb2_grpc.CheckServiceServicer):
     async def BatchCheck(self, request: check_pb2.BatchCheckRequest, context: Any) -> check_pb2.BatchCheckResponse:
         return check_pb2.BatchCheckResponse(items=[await self._answer(item) for item in request.items])
 
-    async def StreamCheck(self, request_iterator: Any, context: Any) -> AsyncIterator[check_pb2.CheckResponse]:  # type: ignore[override]
+    async def StreamCheck(self, request_iterator: Any, context: Any) -> AsyncIterator[check_pb2.CheckResponse]:
         async for request in request_iterator:
             yield await self._answer(request)
 
