@@ -410,7 +410,7 @@ class _Reader:
                 roles.add(int(Role[word]))
             else:
                 self.problems.append(f"{where}: unknown role {word!r}; roles are {', '.join(Role.__members__)}")
-        if effect.startswith("BAR") and not items:
+        if effect.startswith("BAR") and not entry.get("items"):
             self.problems.append(f"{where}: a row that bars must list the order items that bar it")
         return Row(
             rule_id=self._text(entry, "id", where),

@@ -1,0 +1,287 @@
+"""The rulebook says what the law says: each cell of domain.md §1.4, each row of §1.2, and what a broken one is told."""
+
+import pytest
+
+from checker.core import purchase as p
+from checker.core.decision import Advisory, Outcome, Reason
+from checker.core.measure import Item
+from checker.core.rules import Row, RulebookError, Screened, parse
+from tests.builders import NOW, RULEBOOK_FILE, ms, rulebook
+
+# domain.md §1.4, cell by cell: seat group | how it is sold | G | D, C and any EMU | Z T K Y L S none.
+# "–" (code impossible) is open there. The last column is asked on T109, the one before on D301 and C2001.
+MATRIX = """
+BUSINESS       | 9                 | BAR C | BAR C   | OPEN
+BUSINESS       | P                 | BAR C | BAR C   | OPEN
+BUSINESS       | D 优选一等座       | BAR C | BAR C   | OPEN
+BUSINESS       | E                 | BAR C | BAR C   | OPEN
+BUSINESS       | P 优选一等座       | BAR C | BAR C   | OPEN
+FIRST          | M                 | BAR C | BAR C   | OPEN
+FIRST on EMU   | 7                 | BAR C | BAR C   | ALLOW C
+FIRST, S old   | S 一等包座         | BAR C | BAR C   | OPEN
+SECOND         | O                 | BAR C | ALLOW C | ALLOW C
+SECOND on EMU  | 8                 | BAR C | ALLOW C | ALLOW C
+SECOND, S new  | S 二等包座         | BAR C | ALLOW C | ALLOW C
+SOFT_SLEEPER   | 4                 | BAR C | BAR C   | BAR C
+SOFT_SLEEPER   | 6 高级软卧         | BAR C | BAR C   | BAR C
+动卧            | F                 | BAR C | BAR I   | OPEN
+高级动卧        | A 高级动卧         | BAR C | BAR I   | OPEN
+一等卧          | I                 | BAR C | BAR I   | BAR I
+G              | G                 | BAR I | BAR I   | BAR I
+L              | L                 | BAR I | BAR I   | BAR I
+H old          | H 一人软包         | BAR I | BAR I   | BAR I
+HARD_SLEEPER   | 3                 | BAR I | ALLOW C | ALLOW C
+HARD_SLEEPER   | 5                 | BAR I | ALLOW C | ALLOW C
+HARD_SLEEPER   | C                 | BAR I | ALLOW C | ALLOW C
+二等卧          | J                 | BAR I | ALLOW I | ALLOW C
+SOFT_SEAT      | 2                 | BAR I | OPEN    | ALLOW C
+SOFT_SEAT      | K                 | BAR I | OPEN    | ALLOW C
+D old          | D 包厢软座         | BAR I | OPEN    | ALLOW C
+HARD_SEAT      | 1                 | BAR I | ALLOW C | ALLOW C
+HARD_SEAT      | B                 | BAR I | ALLOW C | ALLOW C
+HARD_SEAT      | 0 棚车             | BAR I | ALLOW C | ALLOW C
+观光座          | Q                 | BAR C | OPEN    | OPEN
+standing       | WZ                | BAR I | ALLOW C | ALLOW C
+standing       | W                 | BAR I | ALLOW C | ALLOW C
+standing as O  | O 无座             | BAR I | ALLOW C | ALLOW C
+UNKNOWN        | H                 | BAR I | OPEN    | OPEN
+UNKNOWN        | S                 | BAR I | OPEN    | OPEN
+UNKNOWN        | D                 | BAR I | OPEN    | OPEN
+UNKNOWN        | 0                 | BAR I | OPEN    | OPEN
+UNKNOWN        | X                 | BAR I | OPEN    | OPEN
+I as 一等座     | I 一等座           | BAR I | OPEN    | OPEN
+J as 二等座     | J 二等座           | BAR I | OPEN    | OPEN
+"""
+ROWS = [[cell.strip() for cell in line.split("|")] for line in MATRIX.strip().splitlines()]
+
+
+def screen(purchase: p.Purchase) -> Screened:
+    return rulebook().screen(purchase, NOW)
+
+
+def cell(row: Row) -> str:
+    return "OPEN" if row.effect == "OPEN" else f"{row.effect} {row.certainty}"
+
+
+def seat(train: str, sold: str, *, emu: bool = False, standing: bool = False) -> p.Train:
+    code, _, name = sold.partition(" ")
+    return p.Train(train, code, name, emu, standing)
+
+
+@pytest.mark.parametrize(("group", "sold", "on_g", "on_emu", "elsewhere"), ROWS, ids=[row[1] for row in ROWS])
+def test_train_matrix(group: str, sold: str, on_g: str, on_emu: str, elsewhere: str) -> None:
+    """Every seat is judged as domain.md §1.4 says, on each class of train, with its certainty."""
+    asked = {
+        "G1": on_g,
+        "D301": on_emu,
+        "C2001": on_emu,
+        "T109": elsewhere,
+        "Z1": elsewhere,
+        "K512": elsewhere,
+        "Y501": elsewhere,
+        "L10": elsewhere,
+        "S201": elsewhere,
+        "1461": elsewhere,
+    }
+    judged = {train: cell(screen(seat(train, sold)).row) for train in asked}
+    assert judged == asked
+    assert cell(screen(seat("S201", sold, emu=True)).row) == on_emu
+
+
+@pytest.mark.parametrize(
+    ("train", "same_as"),
+    [
+        ("ｋ５１２次", "K512"),
+        (" g 1 ", "G1"),
+        ("D301次", "D301"),
+        ("K101/104", "K101"),
+    ],
+)
+def test_train_codes_are_read_as_printed(train: str, same_as: str) -> None:
+    """Full-width letters, spaces, 次 and double numbers make no other train."""
+    assert screen(seat(train, "O")).row == screen(seat(same_as, "O")).row
+
+
+@pytest.mark.parametrize("train", ["X1", "G", "G12345", "GG1", "1G", "五", "G1;DROP"])
+@pytest.mark.parametrize("sold", ["O", "9", "4"])
+def test_unreadable_train_bars_nobody(train: str, sold: str) -> None:
+    """A train code nobody can read is no G train: open, whatever the seat."""
+    assert cell(screen(seat(train, sold)).row) == "OPEN"
+
+
+def test_g_standing_can_be_switched_off() -> None:
+    """With the practice switch off a standing ticket on a G train is sold, with OPEN_RULE (case 2)."""
+    book = rulebook(("g_standing_barred = true", "g_standing_barred = false"))
+    screened = book.screen(seat("G1", "O", standing=True), NOW)
+    assert screened.unrestricted is not None
+    assert screened.unrestricted.advisories == (Advisory.OPEN_RULE,)
+    assert cell(rulebook().screen(seat("G1", "O", standing=True), NOW).row) == "BAR I"
+
+
+YUAN = 1_000_000_000
+CNY = p.Money("CNY", 100_000 * YUAN)
+OTHERS = [
+    (p.Flight(), "BAR C", Item.FLIGHT, True),
+    (p.Ship("特等"), "BAR C", Item.SHIP, False),
+    (p.Ship("一等"), "BAR C", Item.SHIP, False),
+    (p.Ship("二等舱"), "BAR C", Item.SHIP, False),
+    (p.Ship("三等"), "ALLOW C", 0, False),
+    (p.Ship("四等"), "ALLOW C", 0, False),
+    (p.Ship("五等"), "ALLOW C", 0, False),
+    (p.Ship("散席"), "ALLOW C", 0, False),
+    (p.Ship("VIP"), "OPEN", 0, False),
+    (p.Ship("头等"), "OPEN", 0, False),
+    (p.Ship("商务"), "OPEN", 0, False),
+    *[(p.Lodging(stars), "BAR I", Item.HOTEL, True) for stars in range(1, 6)],
+    (p.Lodging(0), "ALLOW C", 0, False),
+    (p.Venue(p.VenueKind.NIGHTCLUB), "BAR C", Item.NIGHTCLUB, True),
+    (p.Venue(p.VenueKind.GOLF), "BAR C", Item.GOLF, True),
+    (p.OutboundTour(True, True, "HKG"), "BAR C", Item.TOUR_OUTBOUND, True),
+    (p.OutboundTour(False, True, "THA"), "BAR C", Item.TOUR_OUTBOUND | Item.OUTBOUND_SERVICE, True),
+    (p.OutboundTour(True, False, "THA"), "OPEN", 0, False),
+    (p.OutboundService(p.OutboundServiceKind.VISA, True, "THA"), "BAR C", Item.OUTBOUND_SERVICE, True),
+    (p.OutboundService(p.OutboundServiceKind.VISA, False, "THA"), "ALLOW C", 0, False),
+    (p.DomesticTour(True), "BAR I", Item.TOUR_DOMESTIC, False),
+    (p.DomesticTour(False), "OPEN", 0, False),
+    (p.Resort("国家级", CNY, "GD"), "OPEN", 0, False),
+    (p.School(True, CNY, "GD", True), "OPEN", 0, False),
+    (p.School(False, CNY, "GD", True), "ALLOW C", 0, False),
+    (p.Insurance(True, CNY, "GD"), "OPEN", 0, False),
+    (p.Insurance(False, CNY, "GD"), "ALLOW C", 0, False),
+    (p.RealEstate(p.RealEstateDeal.PURCHASE), "BAR C", Item.REAL_ESTATE, True),
+    (p.RealEstate(p.RealEstateDeal.GIFT), "OPEN", 0, False),
+    (p.RealEstate(p.RealEstateDeal.INHERITANCE), "OPEN", 0, False),
+    (p.RealEstate(p.RealEstateDeal.EXCHANGE), "OPEN", 0, False),
+    (p.RealEstate(p.RealEstateDeal.RENT), "ALLOW C", 0, False),
+    (p.Construction(p.ConstructionKind.NEW_BUILD, False), "BAR I", Item.BUILD, True),
+    (p.Construction(p.ConstructionKind.EXTENSION, True), "BAR I", Item.BUILD, True),
+    (p.Construction(p.ConstructionKind.DECORATION, True), "OPEN", 0, False),
+    (p.Construction(p.ConstructionKind.DECORATION, False), "ALLOW C", 0, False),
+    (p.Vehicle(p.VehicleUse.NON_OPERATING, p.VehicleKind.PASSENGER_CAR), "BAR I", Item.VEHICLE, True),
+    (p.Vehicle(p.VehicleUse.OPERATING, p.VehicleKind.PASSENGER_CAR), "ALLOW C", 0, False),
+    (p.Vehicle(p.VehicleUse.NON_OPERATING, p.VehicleKind.TRUCK), "ALLOW C", 0, False),
+    (p.Vehicle(p.VehicleUse.NON_OPERATING, p.VehicleKind.MOTORCYCLE), "OPEN", 0, False),
+    (p.Vehicle(p.VehicleUse.NON_OPERATING, p.VehicleKind.E_BIKE), "OPEN", 0, False),
+    (p.OfficeLease("甲级"), "BAR I", Item.OFFICE_LEASE, False),
+]
+
+
+@pytest.mark.parametrize(("purchase", "judged", "items", "list_bars"), OTHERS, ids=[repr(row[0]) for row in OTHERS])
+def test_other_purchases(purchase: p.Purchase, judged: str, items: int, list_bars: bool) -> None:
+    """Each row of domain.md §1.1 and §1.2 beside the trains: cell, items that bar it, whether a list record does."""
+    row = screen(purchase).row
+    assert (cell(row), row.items, row.list_bars) == (judged, int(items), list_bars)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "purchase", "other_province"),
+    [
+        ("premium_cny", p.Insurance(True, CNY, "GD"), p.Insurance(True, CNY, "BJ")),
+        ("school_fee_cny", p.School(True, CNY, "GD", True), p.School(True, CNY, "BJ", True)),
+        ("resort_cap_cny", p.Resort("国家级", CNY, "gd"), p.Resort("国家级", CNY, "BJ")),
+    ],
+)
+def test_thresholds_bar_only_above_and_only_where_set(
+    threshold: str, purchase: p.Purchase, other_province: p.Purchase
+) -> None:
+    """A threshold bars above it in its province; at it, elsewhere, or in another currency the purchase stays open."""
+    below = rulebook((f"[parameters.{threshold}]", f"[parameters.{threshold}]\nGD = 99999"))
+    at = rulebook((f"[parameters.{threshold}]", f"[parameters.{threshold}]\nGD = 100000"))
+    assert below.screen(purchase, NOW).row.effect == "BAR"
+    assert at.screen(purchase, NOW).row.effect == "OPEN"
+    assert below.screen(other_province, NOW).row.effect == "OPEN"
+    dollars = purchase._replace(
+        **{
+            field: p.Money("USD", CNY.nanos)
+            for field, value in purchase._asdict().items()
+            if isinstance(value, p.Money)
+        }
+    )
+    assert below.screen(dollars, NOW).row.effect == "OPEN"
+
+
+def test_min_star_is_a_parameter() -> None:
+    """With min_star 3 two stars are open and three are barred ("Decided" 2)."""
+    book = rulebook(("min_star = 1", "min_star = 3"))
+    assert [book.screen(p.Lodging(stars), NOW).row.effect for stars in range(6)] == [
+        "ALLOW",
+        "OPEN",
+        "OPEN",
+        "BAR",
+        "BAR",
+        "BAR",
+    ]
+
+
+def test_open_rows_never_bar() -> None:
+    """Whatever is open is ALLOWED before anyone is looked at, with OPEN_RULE; whatever bars is C or I."""
+    for row in rulebook():
+        assert row.certainty in ("C", "I", "O")
+        assert (row.effect == "OPEN") == (row.certainty == "O")
+    unrestricted = screen(p.Ship("VIP")).unrestricted
+    assert unrestricted is not None
+    assert unrestricted.outcome is Outcome.ALLOWED
+    assert unrestricted.reason is Reason.PURCHASE_NOT_RESTRICTED
+
+
+def test_equal_attributes_of_two_kinds_are_not_confused() -> None:
+    """Purchases are remembered by kind and content: a one-star stay and a package tour are equal as tuples."""
+    assert screen(p.Lodging(1)).row.purchase == "lodging"
+    assert screen(p.DomesticTour(True)).row.purchase == "domestic_tour"
+
+
+def test_rows_take_effect_on_their_day() -> None:
+    """A row with `from` and `until` is in force on exactly those days in Shanghai; the rulebook not before its own."""
+    book = rulebook(
+        ('id = "venue.nightclub"\n', 'id = "venue.nightclub"\nfrom = 2026-03-01\nuntil = 2026-04-01\n'),
+    )
+    club = p.Venue(p.VenueKind.NIGHTCLUB)
+    days = ["2026-02-28T23:59:59", "2026-03-01", "2026-03-31T23:59:59", "2026-04-01"]
+    rows = [book.screen(club, ms(day)).row.rule_id for day in days]
+    assert rows == ["venue.golf", "venue.nightclub", "venue.nightclub", "venue.golf"]
+    assert rulebook().screen(p.Flight(), ms("2015-07-21T23:59:59")).unrestricted is not None
+    assert rulebook().screen(p.Flight(), ms("2015-07-22")).unrestricted is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('version = "2026.1"', "", "top level: version"),
+        ("min_star = 1", "min_star = 9", "parameters: min_star"),
+        ('items = ["FLIGHT"]', 'items = ["FLYING"]', "rule flight: unknown item 'FLYING'"),
+        ('id = "flight"\n', 'id = "flight"\ncolour = "red"\n', "rule flight: unknown entry 'colour'"),
+        ('EMU = "BAR C"', 'EMU = "MAYBE"', "train.row BUSINESS, column EMU: must say one of"),
+        ("BAR I if g_standing_barred", "BAR I if nobody", "'nobody' is not a switch"),
+        ('roles = ["DEBTOR_PERSON", "DEBTOR_ENTITY"]', 'roles = ["COUSIN"]', "unknown role 'COUSIN'"),
+        ("when = { is_package = true }", "when = { is_parcel = true }", "no attribute 'is_parcel'"),
+        ('{ at_least = "min_star" }', '{ at_least = "stars" }', "star_rating must be compared"),
+        ("effective_from = 2015-07-22", "effective_from = 'soon'", "effective_from must be a date"),
+        ('id = "venue.golf"', 'id = "venue.golf"\nwhen = { kind = "GOLF" }', "rules for venue: the last row"),
+        ('seat = "SIGHTSEEING"', 'seat = "SIGHT"', "no row for seat group SIGHTSEEING"),
+        ("[notice.UNKNOWN]", "[notice.UNSAID]", "notice.UNKNOWN: zh"),
+    ],
+)
+def test_a_broken_rulebook_is_refused_by_row(old: str, new: str, named: str) -> None:
+    """Each fault is named with its row; the rulebook is not used in part."""
+    source = RULEBOOK_FILE.read_text("utf-8")
+    assert old in source
+    with pytest.raises(RulebookError) as caught:
+        parse(source.replace(old, new, 1).encode())
+    assert any(named in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    """Three faults give three problems, so that nobody mends them one by one."""
+    source = RULEBOOK_FILE.read_text("utf-8")
+    for old, new in [("min_star = 1", "min_star = 0"), ('["FLIGHT"]', '["X"]'), ('["SHIP"]', '["Y"]')]:
+        source = source.replace(old, new, 1)
+    with pytest.raises(RulebookError) as caught:
+        parse(source.encode())
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("source", [b"", b"\xff\xfe", b"version = ", b"[[rule]]\npurchase = 'flight'"])
+def test_no_bytes_crash_the_reader(source: bytes) -> None:
+    """Whatever the file holds, the answer is a list of problems."""
+    with pytest.raises(RulebookError):
+        parse(source)
