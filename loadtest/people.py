@@ -303,10 +303,10 @@ class Names:
             return Person(rare, (rare, f" {rare} "), self.stranger(rare), documents)
         simplified, traditional, surname, given = self._chinese()
         latin = [f"{surname}/{given}", f"{surname}/{given}".lower()]
-        if "LYU" in surname:
+        name_latin = f"{surname}/{given}" if draw < 0.25 else ""
+        if "LYU" in surname and not name_latin:  # a Latin name that the feed gives is the only one
             latin.append(f"LV/{given}")
         spellings = (simplified, simplified, traditional, f"{simplified[0]} {simplified[1:]}", *latin)
-        name_latin = f"{surname}/{given}" if draw < 0.25 else ""
         name = traditional if draw > 0.92 else simplified
         return Person(name, spellings, self.stranger(simplified), documents, name_latin=name_latin)
 
