@@ -15,7 +15,7 @@ def start(listen: str, directory: Path) -> Callable[[], None]:
     if not colon or not port.isdigit():
         raise UsageError(f"--metrics-listen {listen}: must be HOST:PORT")
     registry = CollectorRegistry()
-    registry.register(Page(directory))  # type: ignore[arg-type] # a collector by its method, as the library allows
+    registry.register(Page(directory))
     try:
         server, thread = start_http_server(int(port), host.strip("[]"), registry)
     except OSError as error:

@@ -332,7 +332,8 @@ def test_replaying_a_decision_gives_the_same_answer() -> None:
     """The same question on the same rulebook, records and times is answered alike, however often and whenever asked."""
     book = rulebook()
     again = rulebook(("min_star = 1", "min_star = 1 "))
-    for purchase in [G1, p.Lodging(3), p.OfficeLease("甲级"), train("D301", "M")]:
+    purchases: list[p.Purchase] = [G1, p.Lodging(3), p.OfficeLease("甲级"), train("D301", "M")]
+    for purchase in purchases:
         answers = {ask(purchase, P, view=a_view(one), act=NOW - 5, service=NOW + 5) for one in (book, again, book)}
         assert len(answers) == 1
 

@@ -1,5 +1,7 @@
 """The rulebook says what the law says: each cell of domain.md §1.4, each row of §1.2, and what a broken one is told."""
 
+from typing import Any
+
 import pytest
 
 from checker.core import purchase as p
@@ -190,13 +192,8 @@ def test_thresholds_bar_only_above_and_only_where_set(
     assert below.screen(purchase, NOW).row.effect == "BAR"
     assert at.screen(purchase, NOW).row.effect == "OPEN"
     assert below.screen(other_province, NOW).row.effect == "OPEN"
-    dollars = purchase._replace(
-        **{
-            field: p.Money("USD", CNY.nanos)
-            for field, value in purchase._asdict().items()
-            if isinstance(value, p.Money)
-        }
-    )
+    converted: list[Any] = [p.Money("USD", CNY.nanos) if value == CNY else value for value in purchase]
+    dollars: p.Purchase = type(purchase)(*converted)
     assert below.screen(dollars, NOW).row.effect == "OPEN"
 
 
