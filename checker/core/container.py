@@ -32,7 +32,6 @@ by whoever brings no key to verify it with. Any change to these bytes is a new v
 """
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
@@ -102,7 +101,7 @@ class Header:
         capacity, error_rate, num_slices, bits_per_slice, count = self.parameters
         if not 1 <= num_slices <= _MAX_SLICES:
             raise ValueError(f"parameters: {num_slices} slices are not from 1 to {_MAX_SLICES}")
-        if not (math.isfinite(error_rate) and 0 < error_rate < 1):
+        if not 0 < error_rate < 1:  # NaN neither
             raise ValueError(f"parameters: error rate {error_rate} is not between 0 and 1")
         for number in (capacity, bits_per_slice):
             if not 1 <= number <= _MAX_NUMBER:

@@ -318,6 +318,13 @@ def test_hostile_parameters(changes: dict[str, Any]) -> None:
     assert fault_of(with_header_bytes(fields), None) == "parameters"
 
 
+@pytest.mark.parametrize("num_slices", [0, 65])
+def test_number_of_slices_is_bounded(num_slices: int) -> None:
+    """A filter of no slices or of more than 64 has no header, even when its bits fit: its probes would be unbounded."""
+    with pytest.raises(ValueError, match="^parameters: "):
+        a_header(Parameters(1000, 1e-4, num_slices, 8, 0))
+
+
 def test_bits_behind_the_last_slice() -> None:
     """One filter has one file: the bits that fill the last byte must be zero, reading and writing."""
     filter_with_rest = DigestFilter(1001, 1e-2)
