@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 wrong input (one line on standard error, with the remedy),
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -156,6 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _InputError as wrong:
         print(f"loadtest {args.verb}: {wrong}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the summary has seen enough; the files are complete
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"loadtest {args.verb}: {error}; free some space or name another --out", file=sys.stderr)
         return 1

@@ -58,9 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _measures(url: str, keys: Any, measure_ids: list[str]) -> list[dict[str, Any]]:
-    from checker.index.urls import open_index
-
     from checker.index.base import IndexKey
+    from checker.index.urls import open_index
 
     index = open_index(url)
     try:

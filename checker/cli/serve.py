@@ -7,11 +7,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checker.config import Settings
 from checker.config import load as load_settings
 from checker.errors import UsageError
+
+if TYPE_CHECKING:
+    from checker.index.base import ExactIndex
+    from checker.keys import KeyFile
 
 _EPILOG = """\
 every setting is a flag, a CHECKER_* variable (CHECKER_LISTEN, CHECKER_WORKERS, ...) or a line of the --config TOML
@@ -101,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     if tls is not None:
         attempt(lambda: server_credentials(tls))
     attempt(lambda: rulebooks.load(settings.rulebook))
-    attempt(lambda: _make(settings.state))
+    attempt(lambda: make_state_dir(settings.state))
     local = settings.index.startswith(("embedded:", "memory:"))
     attempt(lambda: keys.load_or_create(settings.keys) if local else keys.load(settings.keys))
     if problems:
@@ -112,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         _warn_of_memory()
     run_dir = Path(tempfile.mkdtemp(prefix="run-", dir=settings.state))
     try:
-        node = Node(settings, run_dir)
+        node = Node(settings, run_dir, fill_memory)
         quota.create(node.quota, roles)
         return workers.run(
             work,
@@ -130,7 +134,20 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def _make(state: Path) -> None:
+async def fill_memory(index: "ExactIndex", settings: Settings, keys: "KeyFile") -> None:
+    """Import the feeds of `memory:` before serving; what was rejected is said, and in the rejects file."""
+    import logging
+
+    from checker.lists.importer import ImportOptions, import_feeds
+
+    if settings.feed:
+        summary = await import_feeds(index, keys.digest_key, settings.feed, ImportOptions(courts=keys.courts))
+        found = {"lines": summary.lines, "keys": summary.keys, "rejected": summary.rejected.total()}
+        logging.getLogger("checker.serve").info("feed imported into memory", extra=found)
+
+
+def make_state_dir(state: Path) -> None:
+    """Make the state directory, for this user only. Raises UsageError."""
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

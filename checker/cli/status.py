@@ -43,9 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _gather(url: str, key_id: str, check_value: bytes) -> dict[str, Any]:
-    from checker.index.urls import open_index
-
     from checker.index.base import IndexKey
+    from checker.index.urls import open_index
 
     index = open_index(url)
     try:

@@ -143,10 +143,12 @@ def run(
     payload: Any = None,
     ready_file: Path | None = None,
     on_ready: Callable[[str], None] | None = None,
+    companion: Target | None = None,
     settings: WorkerSettings | None = None,
 ) -> int:
     """Run `target(WorkerContext)` in `workers` processes until SIGTERM or SIGINT; returns the exit code.
 
+    `companion` runs in one process more (`index` = `workers`), kept running likewise: for what a node needs once.
     `target` must be importable (a function of a module), `payload` picklable. 0: every worker drained by itself; 1: one
     had to be killed. Raises UsageError for an address or number that cannot work, WorkerFailedError when a worker
     cannot start.
@@ -157,7 +159,8 @@ def run(
         raise UsageError(f"--workers {workers}: a Unix socket cannot be shared: use --workers 1 or --listen HOST:PORT")
     address, holder = reserve(listen)
     try:
-        parent = _Parent(target, address, workers, payload, settings or WorkerSettings(), shared=holder is not None)
+        targets = [target] * workers + ([companion] if companion is not None else [])
+        parent = _Parent(targets, address, workers, payload, settings or WorkerSettings(), shared=holder is not None)
         return asyncio.run(parent.run(ready_file, on_ready))
     finally:
         if holder is not None:
@@ -166,9 +169,9 @@ def run(
 
 class _Parent:
     def __init__(
-        self, target: Target, listen: str, workers: int, payload: Any, settings: WorkerSettings, *, shared: bool
+        self, targets: list[Target], listen: str, workers: int, payload: Any, settings: WorkerSettings, *, shared: bool
     ) -> None:
-        self._target = target
+        self._targets = targets
         self._listen = listen
         self._workers = workers
         self._payload = payload
@@ -194,7 +197,7 @@ class _Parent:
                 _log.info("serving at %s with %d workers", addresses[0], self._workers)
                 if on_ready is not None:
                     on_ready(addresses[0])
-                keepers = [asyncio.create_task(self._keep(index)) for index in range(self._workers)]
+                keepers = [asyncio.create_task(self._keep(index)) for index in range(len(self._targets))]
                 await self._stop.wait()
         except CheckerError as error:
             failure = error
@@ -211,7 +214,7 @@ class _Parent:
 
     async def _start_all(self) -> list[str] | None:
         """All workers' addresses once all serve; None if a signal came first."""
-        starts = [asyncio.create_task(self._start(index)) for index in range(self._workers)]
+        starts = [asyncio.create_task(self._start(index)) for index in range(len(self._targets))]
         stopped = asyncio.create_task(self._stop.wait())
         try:
             waiting: set[asyncio.Task[Any]] = {stopped, *starts}
@@ -245,7 +248,7 @@ class _Parent:
         )
         try:
             context = WorkerContext(index, self._workers, self._listen, self._shared, self._payload, given)
-            work = pickle.dumps((self._target, context))
+            work = pickle.dumps((self._targets[index], context))
             if process.stdin is not None:  # it is PIPE
                 process.stdin.write(_LENGTH.pack(len(work)) + work)
                 with contextlib.suppress(ConnectionError):  # it died at once; `report` says so below

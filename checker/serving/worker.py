@@ -12,6 +12,7 @@ import contextlib
 import logging
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +48,17 @@ REPORT_S = 1.0
 _log = logging.getLogger("checker.serve")
 
 
+Fill = Callable[[ExactIndex, Settings, key_files.KeyFile], Awaitable[None]]
+"""Import the settings' feeds into an index that lives in this process only."""
+
+
 @dataclass(frozen=True)
 class Node:
     """What every process of the node is started with: settings and the places they share."""
 
     settings: Settings
     run_dir: Path  # this start's own: quota and metrics files
+    fill: Fill  # importable: it is named, not copied, to another process
 
     @property
     def quota(self) -> Path:
@@ -144,14 +150,8 @@ async def _keep_here(
     index: ExactIndex, keys: key_files.KeyFile, key: DigestKey, rulebook: Rulebook, node: Node
 ) -> asyncio.Task[None]:
     """memory: lives in this process alone, so its feed and its filter are kept here too."""
-    from checker.lists.importer import Options, import_feeds  # heavy, and only this index needs it here
-
     settings = node.settings
-    if settings.feed:
-        summary = await import_feeds(
-            index, key, list(settings.feed), Options(courts=keys.courts, state_dir=node.run_dir)
-        )
-        _log.info("feed imported into memory", extra={"applied": summary.applied, "rejected": summary.rejected})
+    await node.fill(index, settings, keys)
     keeper = Keeper(index, key, rulebook, node.filter, settings.filter_error_rate)
     node.filter.unlink(missing_ok=True)  # another life's memory
     await keeper.ensure()
