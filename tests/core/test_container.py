@@ -321,7 +321,7 @@ def test_hostile_parameters(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("num_slices", [0, 65])
 def test_number_of_slices_is_bounded(num_slices: int) -> None:
     """A filter of no slices or of more than 64 has no header, even when its bits fit: its probes would be unbounded."""
-    with pytest.raises(ValueError, match="^parameters: "):
+    with pytest.raises(ValueError, match=r"^parameters: "):
         a_header(Parameters(1000, 1e-4, num_slices, 8, 0))
 
 
