@@ -2,8 +2,8 @@
 
 Keys are seeded random bytes, which is what keyed digests look like. The member keys and those asked about come from
 different seeds; with 128 bits none is in both. Building and asking are timed in CPU seconds, since nothing in them
-waits and a busy machine should not show; loading in elapsed seconds, since that is what a start waits for. `run()` prints
-nothing.
+waits and a busy machine should not show; loading in elapsed seconds, since that is what a start waits for. `run()`
+prints nothing.
 """
 
 import gc
