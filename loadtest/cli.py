@@ -153,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
+        sys.stdout.flush()
         return code
     except _InputError as wrong:
         print(f"loadtest {args.verb}: {wrong}", file=sys.stderr)

@@ -123,3 +123,16 @@ def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "loadtest make-feed: --people" in done.stderr
+
+
+def test_a_reader_that_leaves_early_spoils_nothing(tmp_path: Path) -> None:
+    """With its output closed, as by `| head`, the files are complete, the exit code 0 and standard error empty."""
+    command = [sys.executable, "-m", "loadtest", "make-feed", "--people", "20", "--seed", "1", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        errors = running.stderr.read()
+
+    assert (running.returncode, errors) == (0, b"")
+    assert (tmp_path / "feed.jsonl.manifest.json").exists()
