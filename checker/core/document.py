@@ -119,7 +119,7 @@ BAD_AREA: Final = Invalid(
     Fault.BAD_FORMAT, "no such number begins like this: the first six digits name no place and no country"
 )
 BAD_CENTURY: Final = Invalid(Fault.BAD_FORMAT, "the birth year lies outside the three centuries a number can name")
-BAD_ISSUER: Final = Invalid(Fault.BAD_FORMAT, "the first three letters are no country of ISO 3166")
+BAD_ISSUER: Final = Invalid(Fault.BAD_FORMAT, "the first three letters are no country code of the ISO standard")
 BAD_PASSPORT: Final = Invalid(Fault.BAD_FORMAT, "not the form of a passport of the People's Republic of China")
 BAD_SAR_PASSPORT: Final = Invalid(Fault.BAD_FORMAT, "not the form of a Hong Kong or Macau passport")
 BAD_FOREIGN_PASSPORT: Final = Invalid(Fault.BAD_FORMAT, "a foreign passport has five to fifteen letters and digits")
@@ -425,7 +425,8 @@ def _undeclared(number: str, country: str, today: int) -> Parsed | Invalid:
         result = read(number, country, today)
         if isinstance(result, Parsed):
             found.append(result)
-        elif result.fault > refusal.fault:  # a number whose form fits says more by its fault than one whose does not
+        # Of several refusals the most telling: of a form that fits, but for organisation codes, where anything fits.
+        elif result.fault > refusal.fault and kind is not DocumentType.ORGANISATION_CODE:
             refusal = result
     if not found:
         return refusal
