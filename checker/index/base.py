@@ -22,6 +22,11 @@ from typing import NamedTuple, Protocol
 from checker.core.measure import Change, Measure
 from checker.errors import IndexRefused
 
+READ_TIMEOUT_S = 0.020
+"""Time a read may take unless set otherwise."""
+KEY_TIMEOUT_S = 0.0001
+"""What each key of a read adds to that: a full batch is work, ours too, and no sign of a sick store."""
+
 
 class Applied(Enum):
     """What a change did."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import MovedError, RedisError, ResponseError
 
+from checker.index.base import KEY_TIMEOUT_S
 from checker.index.node import UNREACHABLE, Node, drop, exchange, pack
 
 Fields = list[bytes]
@@ -163,7 +164,7 @@ class Reader:
         packed += [pack((b"HGETALL", name)) for ask in batch for name in ask.names]
         try:
             # The callers' own timers come first; this one bounds how long a silent connection is kept.
-            async with asyncio.timeout(2 * self._timeout_s):
+            async with asyncio.timeout(2 * self._timeout_s + 2 * len(packed) * KEY_TIMEOUT_S):
                 replies = await exchange(link.connection, b"".join(packed), len(packed))
         except UNREACHABLE as error:
             self._busy -= 1

@@ -60,6 +60,8 @@ from checker.core.measure import (
 )
 from checker.errors import CheckerError, IndexRefused, IndexUnavailable
 from checker.index.base import (
+    KEY_TIMEOUT_S,
+    READ_TIMEOUT_S,
     Applied,
     Head,
     IndexKey,
@@ -76,7 +78,6 @@ from checker.index.node import Node, pack, translate
 from checker.index.reading import Ask, Fields, Reader, fields_of, identity
 from checker.index.routing import OneServer, Routing
 
-READ_TIMEOUT_S: Final = 0.020
 LEASE_TTL_S: Final = 10.0
 JOURNAL_ENTRIES: Final = 1_000_000
 _LIBRARY: Final = "xianxiao_1"
@@ -355,10 +356,9 @@ class RedisIndex:
             else:
                 places.setdefault(node, []).append(place)
         asked = {node: self._reader(node).ask([prefix + keys[i] for i in at]) for node, at in places.items()}
-        full_time = timeout_s >= self._read_timeout_s
-        timer = asyncio.get_running_loop().call_later(
-            self._read_timeout_s if full_time else timeout_s, self._too_late, asked, full_time
-        )
+        full_time_s = self._read_timeout_s + len(keys) * KEY_TIMEOUT_S
+        full_time = timeout_s >= full_time_s
+        timer = asyncio.get_running_loop().call_later(min(timeout_s, full_time_s), self._too_late, asked, full_time)
         found: list[tuple[Measure, ...] | None] = [None] * len(keys)
         try:
             for node, ask in asked.items():
@@ -761,7 +761,7 @@ def _plan(changes: Sequence[Change], answers: Sequence[Any]) -> _Plan:
                 else:
                     writes[key] = {field: record}
             continue
-        if answer == 3:
+        if answer == 3:  # an addition
             plan.applied.append(Applied.SUPERSEDED)
             continue
         verdict = _OUTCOMES[answer[0]]

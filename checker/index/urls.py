@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from checker.errors import UsageError
-from checker.index.base import ExactIndex
+from checker.index.base import READ_TIMEOUT_S, ExactIndex
 from checker.index.memory import MemoryIndex
 from checker.index.node import Node, settings_of
 from checker.index.redis import RedisIndex
@@ -26,7 +26,7 @@ _FORMS = (
 )
 
 
-def open_index(url: str) -> ExactIndex:
+def open_index(url: str, read_timeout_s: float = READ_TIMEOUT_S) -> ExactIndex:
     """The index a URL names, not opened yet. Raises UsageError; never quotes the URL, which may hold a password."""
     if url == "memory:":
         return MemoryIndex()
@@ -34,35 +34,42 @@ def open_index(url: str) -> ExactIndex:
     if not separator or not rest.strip("/"):
         raise UsageError(f"index URL: expected one of {_FORMS}")
     if scheme == "embedded":
-        return _embedded(Path(rest))
+        return _embedded(Path(rest), read_timeout_s)
     try:
         url, namespace = _without_namespace(url)
         rest = url.partition(":")[2]
         if scheme == "redis+unix":
-            return unix_index("/" + rest.lstrip("/"), namespace=namespace)
+            return unix_index("/" + rest.lstrip("/"), namespace=namespace, read_timeout_s=read_timeout_s)
         if scheme in ("redis", "rediss"):
             address, settings = settings_of(url)
-            return RedisIndex(lambda _: OneServer(Node(address, settings)), namespace=namespace)
+            one = OneServer(Node(address, settings))
+            return RedisIndex(lambda _: one, namespace=namespace, read_timeout_s=read_timeout_s)
         if scheme in ("redis+cluster", "rediss+cluster"):
-            return _cluster(scheme.removesuffix("+cluster"), url, namespace)
+            return _cluster(scheme.removesuffix("+cluster"), url, namespace, read_timeout_s)
     except ValueError as error:
         raise UsageError(f"index URL: {error}") from None
     raise UsageError(f"index URL: unknown scheme {scheme!r}; expected one of {_FORMS}")
 
 
-def unix_index(path: str, *, namespace: str = "xx") -> RedisIndex:
+def unix_index(path: str, *, namespace: str = "xx", read_timeout_s: float = READ_TIMEOUT_S) -> RedisIndex:
     """An index on a Unix socket."""
     address, settings = settings_of(f"unix://{path}")
-    return RedisIndex(lambda _: OneServer(Node(address, settings)), namespace=namespace)
+    one = OneServer(Node(address, settings))
+    return RedisIndex(lambda _: one, namespace=namespace, read_timeout_s=read_timeout_s)
 
 
-def _embedded(directory: Path) -> ExactIndex:
+def _embedded(directory: Path, read_timeout_s: float) -> ExactIndex:
     from checker.index.embedded import attach  # only where it is asked for: it needs the server's binary
 
     attachment = attach(directory)
     address, settings = settings_of(f"unix://{attachment.socket_path}")
     # Its append-only file is synced on every write under our own supervisor: a restart loses nothing.
-    return RedisIndex(lambda _: OneServer(Node(address, settings)), trusts_restarts=True, on_close=attachment.close)
+    return RedisIndex(
+        lambda _: OneServer(Node(address, settings)),
+        trusts_restarts=True,
+        on_close=attachment.close,
+        read_timeout_s=read_timeout_s,
+    )
 
 
 def _without_namespace(url: str) -> tuple[str, str]:
@@ -73,7 +80,7 @@ def _without_namespace(url: str) -> tuple[str, str]:
     return urlunsplit(parts._replace(query=query)), namespace
 
 
-def _cluster(scheme: str, url: str, namespace: str) -> RedisIndex:
+def _cluster(scheme: str, url: str, namespace: str, read_timeout_s: float) -> RedisIndex:
     parts = urlsplit(url)
     credentials, at, hosts = parts.netloc.rpartition("@")
     seeds: list[tuple[str, int]] = []
@@ -87,4 +94,6 @@ def _cluster(scheme: str, url: str, namespace: str) -> RedisIndex:
     def make(host: str, port: int) -> Node:
         return Node(f"{host}:{port}", {**settings, "host": host, "port": port})
 
-    return RedisIndex(lambda index: Cluster(seeds, make, index.forget), namespace=namespace)
+    return RedisIndex(
+        lambda index: Cluster(seeds, make, index.forget), namespace=namespace, read_timeout_s=read_timeout_s
+    )

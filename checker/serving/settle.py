@@ -13,7 +13,7 @@ from checker.core.freshness import AsOf
 from checker.core.lookup import NeedExact, finish
 from checker.core.measure import Measure
 from checker.errors import CheckerError
-from checker.index.base import ExactIndex
+from checker.index.base import KEY_TIMEOUT_S, ExactIndex
 from checker.rpc.live_filter import LiveFilter
 from checker.rpc.servicer import Settled
 
@@ -41,11 +41,12 @@ class IndexSettler:
         self.listed = 0  # keys that had a record; the others were the filter's false positives
 
     async def __call__(self, needs: Sequence[NeedExact], deadline: float) -> Settled:
-        until = min(deadline - RESERVE_S, asyncio.get_running_loop().time() + self._timeout_s)
+        keys = list({key: None for need in needs for key in need.keys})
+        granted = self._timeout_s + len(keys) * KEY_TIMEOUT_S
+        until = min(deadline - RESERVE_S, asyncio.get_running_loop().time() + granted)
         as_of = self._live.view.as_of
         if any(need.fresh for need in needs):
             as_of = await self._refreshed(as_of, until)
-        keys = list({key: None for need in needs for key in need.keys})
         found = await self._read(keys, until)
         now_ms = self._clock_ms()
         return Settled([finish(need, found, as_of, now_ms) for need in needs], as_of)

@@ -108,7 +108,7 @@ async def _work(context: WorkerContext, node: Node) -> None:
     settings = node.settings
     keys, key, index_key = _open_key(settings)
     rulebook = rulebooks.load(settings.rulebook)
-    index = open_index(settings.index)
+    index = open_index(settings.index, settings.index_timeout_ms / 1000)
     try:
         await open_with_patience(index, index_key, 15)
         live = LiveFilter(View(rulebook, key, EVERYTHING, AsOf(0, 0, 0, 0), settings.limits))
@@ -129,6 +129,7 @@ async def _work(context: WorkerContext, node: Node) -> None:
             lambda registry: check_pb2_grpc.add_CheckServiceServicer_to_server(servicer, registry),
             guard,
             listen=context.listen,
+            shared_port=context.shared_port,
             credentials=server_credentials(tls) if tls is not None else None,
         )
         numbers = _Numbers(servicer, settler, evidence, follower, live, guard, calls, refused)
