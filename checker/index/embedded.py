@@ -25,7 +25,7 @@ from typing import Self
 
 from checker.errors import IndexUnavailable, UsageError
 from checker.index import supervisor
-from checker.index.supervisor import Answer, Socket, ask, open_lock, read_failure, try_lock
+from checker.index.supervisor import Answer, Failure, Socket, ask, open_lock, read_failure, try_lock
 
 FORMAT = 1
 """Of DIR as a whole: its files and what the server's data means. Written into DIR/VERSION."""
@@ -84,13 +84,12 @@ class Attachment:
         pause = _WATCH_S
         while not self._closing.wait(pause):
             try:
-                if not self._place.start_if_free():
+                failure = read_failure(self._place.directory)
+                if not self._place.start_if_free(failure):
                     pause = _WATCH_S
                     continue
-                failure = self._place.last_failure
-                _log.warning(
-                    "the index server's supervisor was gone%s; started another", f": {failure}" * bool(failure)
-                )
+                why = f" ({failure.sentence})" if failure else ""
+                _log.warning("the index server's supervisor was gone%s; started another", why)
             except (OSError, IndexUnavailable) as error:
                 _log.warning("the index server's supervisor is gone and another could not be started: %s", error)
             pause = min(_MAX_WATCH_S, pause * 2)
@@ -161,8 +160,6 @@ class _Place:
         self.directory = directory
         self.socket = socket_of(directory)
         self._program = find_server()
-        self.last_failure = ""
-        """Why the supervisor before the one started last gave up; empty: it did not."""
 
     def share(self, users_lock: int, timeout_s: float, abandoned: threading.Event) -> None:
         """Become a user. Waits while a server is stopping, because its last user has just left: IndexUnavailable."""
@@ -175,15 +172,18 @@ class _Place:
                 )
             _pause(abandoned)
 
-    def start_if_free(self) -> bool:
-        """Start a supervisor if there is none. Whether one was started. Raises OSError, IndexUnavailable."""
+    def start_if_free(self, seen: Failure | None) -> bool:
+        """Start a supervisor if there is none. Whether one was started.
+
+        Raises OSError, and IndexUnavailable when one gave up for another cause than the one `seen` before.
+        """
         lock = open_lock(self.directory / "supervisor.lock")
         try:
             if not try_lock(lock, fcntl.LOCK_EX):
                 return False
             failure = read_failure(self.directory)
-            self.last_failure = failure[1] if failure else ""
-            (self.directory / "failure").unlink(missing_ok=True)
+            if failure is not None and failure != seen:
+                raise IndexUnavailable(failure.sentence)
             self._start(lock)
             return True
         finally:
@@ -224,9 +224,9 @@ class _Place:
         while True:
             failure = read_failure(self.directory)
             if failure is not None and failure != failure_before:
-                raise IndexUnavailable(failure[1])
+                raise IndexUnavailable(failure.sentence)
             if starts < _MAX_STARTS:
-                starts += self.start_if_free()
+                starts += self.start_if_free(failure_before)
             answer = ask(self.socket.path)
             if answer is Answer.READY:
                 return

@@ -92,6 +92,13 @@ class Socket(NamedTuple):
     given: str
 
 
+class Failure(NamedTuple):
+    """Why a supervisor gave up."""
+
+    token: str  # new each time, so that a failure is told from one of yesterday
+    sentence: str
+
+
 def try_lock(fd: int, operation: int) -> bool:
     """Whether the lock was free (for `fcntl.LOCK_SH` or `LOCK_EX`) and is now held by this open file."""
     try:
@@ -136,13 +143,13 @@ def make_private(folder: Path) -> None:
             one.chmod(0o700)
 
 
-def read_failure(directory: Path) -> tuple[str, str] | None:
-    """(token, sentence) of the supervisor that gave up last; None when the last one did not."""
+def read_failure(directory: Path) -> Failure | None:
+    """Of the supervisor that gave up last; None when the last one did not."""
     try:
         token, _, sentence = (directory / "failure").read_text("utf-8").partition("\n")
     except OSError:
         return None
-    return token, sentence.strip()
+    return Failure(token, sentence.strip())
 
 
 def _write_failure(directory: Path, sentence: str) -> None:
@@ -288,8 +295,8 @@ def _give_up(directory: Path, warnings: list[str], status: int) -> str:
             named = _AOF_FILE.search(" ".join(warnings))
             manifest = folder / "appendonly.aof.manifest"
             return (
-                f"{folder / named[0] if named else folder}: the append-only file is damaged ({line.partition(':')[0]}); "
-                "import the court feed into a new DIR, or cut the file at the damage with "
+                f"{folder / named[0] if named else folder}: the append-only file is damaged ({line.partition(':')[0]})"
+                "; import the court feed into a new DIR, or cut the file at the damage with "
                 f"`valkey-check-aof --fix {manifest}` and import the feed again"
             )
     last = f": {warnings[-1]}" if warnings else ""
@@ -342,6 +349,7 @@ class Supervisor:
             if not answered and ask(self._where.path, 0.02) is Answer.READY:
                 answered = True
                 self._unready = 0
+                (self._directory / "failure").unlink(missing_ok=True)
                 for line in server.warnings():
                     if "Truncating the AOF" in line:
                         _say(f"server {server.pid}: an unfinished last write was cut off: {line.strip('! ')}")
