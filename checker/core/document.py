@@ -496,8 +496,6 @@ def _parse_slowly(kind: int, raw: str, raw_country: str, today: int) -> Parsed |
     number = normalise(raw)
     if not number:
         return EMPTY
-    if len(number) > MAX_LENGTH:  # NFKC may lengthen
-        return TOO_LONG
     country = normalise(raw_country)
     # Readers of numbers see ASCII only: to `int` and `isdigit` the digits of forty other scripts are digits too.
     readable = number.isascii() or kind == DocumentType.OTHER
