@@ -112,7 +112,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | No
         f"{name}: is no setting; see `checker serve --help`"
         for name in sorted(environ)
         if name.startswith("CHECKER_")
-        and name.removeprefix("CHECKER_").lower() not in known | {"config", "fault_point", "valkey_server"}
+        and name.removeprefix("CHECKER_").lower() not in known | {"config", "fault_point", "target", "valkey_server"}
     ]
     chosen: dict[str, Any] = {}
     for item in fields(Settings):

@@ -12,11 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from checker.cli import check, demo, explain, import_, keys, rulebook, serve, status
+from checker.cli import check, demo, explain, health, import_, keys, rulebook, serve, status
 from checker.cli.terminal import Parser, complain
 from checker.errors import CheckerError, UsageError
 
-COMMANDS = (serve, import_, check, status, explain, rulebook, keys, demo)
+COMMANDS = (serve, import_, check, status, health, explain, rulebook, keys, demo)
 FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 
 _DESCRIPTION = "Answers, at the moment of sale, whether a Chinese court's consumption restriction (限消) forbids it."
