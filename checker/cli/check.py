@@ -257,9 +257,7 @@ def _explained(error: Any, args: argparse.Namespace) -> CheckerError:
             tls = "does it trust --cert and match --ca?" if args.ca else "or does it want TLS (--ca)?"
             return CheckerError(f"cannot reach {args.target}: is `checker serve` running there? {tls}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return CheckerError(
-                f"{args.target} gave no answer within {args.timeout:g} s: try again, or a longer --timeout"
-            )
+            return CheckerError(f"{args.target} gave no answer within {args.timeout:g} s: try a longer --timeout")
         case grpc.StatusCode.INVALID_ARGUMENT:
             return UsageError("\n".join(_violations(error)) or details)
         case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:

@@ -4,11 +4,12 @@ Words the contract answers with are explained in the contract's own sense; a wor
 as its number. Nothing here has seen the document or the name.
 """
 
+import sys
 import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from checker.cli.terminal import console, facts_table
+from checker.cli.terminal import emit, facts_table
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -59,7 +60,7 @@ ANSWERED_BY = {
 def word_of(answer: "CheckResponse", field: str, prefix: str, number: int) -> str:
     """The enum's word without its prefix; a number this version does not know stays a number."""
     enum = answer.DESCRIPTOR.fields_by_name[field].enum_type
-    value = enum.values_by_number.get(number)
+    value = enum.values_by_number.get(number) if enum is not None else None
     return value.name.removeprefix(prefix) if value is not None else str(number)
 
 
@@ -69,21 +70,15 @@ def show(answer: "CheckResponse") -> None:
 
     outcome = word_of(answer, "outcome", "OUTCOME_", answer.outcome)
     colour, meaning = _SHOWN.get(outcome, ("white", answer.error.message))
-    out = console()
-    if out.is_terminal:
-        out.print()
+    if sys.stdout.isatty():
         bar = Text(f"   {' '.join(outcome.replace('_', ' '))}   ", style=f"bold white on {colour}")
         blank = Text(" " * len(bar), style=f"on {colour}")
-        for line in (blank, bar, blank):
-            out.print(line)
-        out.print(Text(meaning, style=f"bold {colour}"))
-        out.print()
+        emit("", blank, bar, blank, Text(meaning, style=f"bold {colour}"), "")
     else:
-        out.print(f"{outcome}: {meaning}")
-    out.print(facts_table(_rows(answer)))
+        emit(f"{outcome}: {meaning}")
+    emit(facts_table(_rows(answer)))
     if answer.trace:
-        out.print()
-        out.print(_trace_table(answer))
+        emit("", _trace_table(answer))
 
 
 def _rows(answer: "CheckResponse") -> list[tuple[str, str]]:
@@ -121,7 +116,7 @@ def _trace_table(answer: "CheckResponse") -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("step", style="bold")
     table.add_column("found", overflow="fold")
     table.add_column("µs", justify="right")

@@ -191,29 +191,26 @@ def _print(path: Path, held: "KeyFile") -> None:
     from rich import box
     from rich.table import Table
 
-    from checker.cli.terminal import console, facts_table
+    from checker.cli.terminal import emit, facts_table
 
     listing = _listing(held)
-    out = console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="digest keys", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, title="digest keys", title_justify="left")
     for heading in ("id", "algorithm", "check value", ""):
         table.add_column(heading, overflow="fold")
     for key in listing["digest_keys"]:
         active = "active" if key["active"] else ""
         table.add_row(key["id"], key["algorithm"], key["check_value"], active, style="bold" if active else None)
-    out.print(
-        facts_table([("key file", str(path)), ("signing key", f"{listing['signing_public_key']['hex']} (public)")])
-    )
-    out.print(table)
+    emit(facts_table([("key file", str(path)), ("signing key", f"{listing['signing_public_key']['hex']} (public)")]))
+    emit(table)
     if not listing["courts"]:
-        out.print("no court is trusted yet: `checker keys trust-court NAME PUBKEY_FILE`, else only unsigned feeds load")
+        emit("no court is trusted yet: `checker keys trust-court NAME PUBKEY_FILE`, else only unsigned feeds load")
         return
-    courts = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="courts", title_justify="left")
+    courts = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, title="courts", title_justify="left")
     courts.add_column("name", overflow="fold")
     courts.add_column("fingerprint of its key, SHA-256", overflow="fold")
     for court in listing["courts"]:
         courts.add_row(court["name"], court["fingerprint"])
-    out.print(courts)
+    emit(courts)
 
 
 def _fingerprint(public_key: bytes) -> str:

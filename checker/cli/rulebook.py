@@ -6,6 +6,7 @@ Strategy: what is shown is read from the parsed rulebook, the same object that d
 
 import argparse
 import json
+import re
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from checker.core.measure import Item, Role
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
 
     from checker.core.rules import Row, Rulebook
@@ -42,7 +42,21 @@ TITLES = {
     "vehicle": "Vehicles 车辆",
     "office_lease": "Leases of offices 租赁写字楼",
 }
-_COLUMNS = {"g": "G", "emu": "D, C, other EMU", "other": "Z T K Y L S, no letter"}
+_COLUMNS = {"g": "G trains", "emu": "D, C, other EMUs", "other": "other trains"}
+_WIDE = 100
+_ATTRIBUTES = {
+    "berth_class": "class",
+    "star_rating": "official stars",
+    "is_group": "group tour",
+    "sold_by_agency": "sold by a travel agency",
+    "is_package": "package tour",
+    "is_private": "private school",
+    "payer_named_by_order": "payer named by the order",
+    "fee": "yearly fee",
+    "has_cash_value": "has cash value",
+    "annual_premium": "yearly premium",
+    "is_luxury": "luxury (高档)",
+}
 _EFFECTS = {"BAR": ("BARRED", "red"), "ALLOW": ("allowed", "green"), "OPEN": ("open", "yellow")}
 _LEGEND = (
     ("BARRED", "stops the sale when a measure in force names the item; nothing else ever does"),
@@ -81,13 +95,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     """Print the rulebook; UsageError with every problem if it is none."""
     from checker import rulebooks
-    from checker.cli.terminal import console
 
     book = rulebooks.load(args.file)
     if args.json:
         print(json.dumps(as_json(book), ensure_ascii=False, indent=2))
     else:
-        _print(console(), book)
+        _print(book)
     return 0
 
 
@@ -165,14 +178,14 @@ def _day(milliseconds: int) -> str | None:
 # --- tables ------------------------------------------------------------------------------------------------------
 
 
-def _print(out: "Console", book: "Rulebook") -> None:
+def _print(book: "Rulebook") -> None:
     from rich.rule import Rule
     from rich.text import Text
 
-    from checker.cli.terminal import facts_table
+    from checker.cli.terminal import emit, facts_table
 
-    out.print(Text(book.title, style="bold"))
-    out.print(
+    emit(Text(book.title, style="bold"))
+    emit(
         facts_table(
             [
                 ("version", book.version),
@@ -181,33 +194,34 @@ def _print(out: "Console", book: "Rulebook") -> None:
             ]
         )
     )
-    _heading(out, "How to read it")
-    out.print(facts_table(_LEGEND))
-    _heading(out, "Parameters")
-    out.print(facts_table(_parameter_rows(book)))
+    _heading("How to read it")
+    emit(facts_table(_LEGEND))
+    _heading("Parameters")
+    emit(facts_table(_parameter_rows(book)))
     switches = _switches(book)
     rows: dict[str, list[Row]] = {}
     for row in book:
         rows.setdefault(row.purchase, []).append(row)
     for purchase, found in rows.items():
-        _heading(out, TITLES.get(purchase, purchase))
+        _heading(TITLES.get(purchase, purchase))
         if purchase == "train":
-            _print_trains(out, book, found, switches)
+            _print_trains(book, found, switches)
         else:
-            _print_rows(out, found, switches)
-    _heading(out, "What the person at the counter may be told")
-    out.print(facts_table([(outcome, f"{text.zh}\n{text.en}") for outcome, text in book.notices.items()]))
-    out.print(Rule(style="dim"))
-    out.print(
+            _print_rows(book, found, switches)
+    _heading("What the person at the counter may be told")
+    emit(facts_table([(outcome, f"{text.zh}\n{text.en}") for outcome, text in book.notices.items()]))
+    emit(Rule(style="dim"))
+    emit(
         f"{sum(map(len, rows.values()))} rows. Sources and parameters: checker/core/rulebook.toml; `--json` for tools."
     )
 
 
-def _heading(out: "Console", text: str) -> None:
+def _heading(text: str) -> None:
     from rich.text import Text
 
-    out.print()
-    out.print(Text(text, style="bold underline"))
+    from checker.cli.terminal import emit
+
+    emit("", Text(text, style="bold underline"))
 
 
 def _parameter_rows(book: "Rulebook") -> list[tuple[str, str]]:
@@ -241,72 +255,86 @@ def _period(row: "Row") -> str:
     return " ".join(filter(None, (f"from {start}" if start else "", f"before {end}" if end else "")))
 
 
-def _notes(out: "Console", rows: "list[Row]", switches: dict[str, str]) -> None:
+def _notes(rows: "list[Row]", switches: dict[str, str]) -> None:
     """Under a table: what may be sold instead, and the switches behind starred cells."""
-    from checker.cli.terminal import facts_table
+    from checker.cli.terminal import emit, facts_table
 
     instead = dict.fromkeys(text for row in rows for text in row.alternatives)
     notes = [("instead", f"{text.zh}\n{text.en}") for text in instead]
     used = dict.fromkeys(switches[row.rule_id] for row in rows if row.rule_id in switches)
     notes += [("*", f"only while {switch} is on, else open") for switch in used]
     if notes:
-        out.print(facts_table(notes))
+        emit("", facts_table(notes))
 
 
-def _print_trains(out: "Console", book: "Rulebook", rows: "list[Row]", switches: dict[str, str]) -> None:
+def _print_trains(book: "Rulebook", rows: "list[Row]", switches: dict[str, str]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    from checker.cli.terminal import facts_table
+    from checker.cli.terminal import emit, facts_table
 
-    members: dict[str, list[str]] = {}
+    members: dict[str, dict[str, list[str]]] = {}
     for seat in _table(book)["seat"]:
         for name, group in seat["names"].items():
-            members.setdefault(group, []).append(f"{seat['code']} {name}")
+            members.setdefault(group, {}).setdefault(name, []).append(seat["code"])
     cells: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         _, column, group = row.rule_id.split(".", 2)
         cells.setdefault(group, {}).setdefault(column, []).append(row)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("seat group", no_wrap=True)
-    table.add_column("code and name")
+    table.add_column("its names and codes", min_width=17, overflow="fold")
     for title in _COLUMNS.values():
-        table.add_column(title, min_width=9)
+        table.add_column(title, min_width=10)
     for group, by_column in cells.items():
         code = group.upper().replace("-", "_")
-        names = ", ".join(members.get(code, [])) or "any other code, or code and name disagree"
+        names = " ".join(f"{name}({','.join(codes)})" for name, codes in members.get(code, {}).items())
+        if code == "UNKNOWN":
+            names += " and any seat whose code and name say too little or disagree"
         shown = [Text("\n").join(_effect(row, switches) for row in by_column.get(column, ())) for column in _COLUMNS]
-        table.add_row(code, names, *shown)
-    out.print(table)
+        table.add_row(code, names.strip(), *shown)
+    emit(table, "")
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row.rule_id.split(".")[1], row)
-    facts = [("barred by", _barred_by(next(row for row in rows if row.effect == "BAR")))]
-    facts += [(f"basis {_COLUMNS[column]}", row.basis) for column, row in first.items()]
-    out.print(facts_table(facts))
-    _notes(out, rows, switches)
+    below = [("barred by", _barred_by(next(row for row in rows if row.items)))]
+    below += [(f"basis, {_COLUMNS[column]}", row.basis) for column, row in first.items()]
+    below.append(("other trains", "prefixes Z T K Y L S and none; a train code nobody can read is open for every seat"))
+    emit(facts_table(below))
+    _notes(rows, switches)
 
 
-def _print_rows(out: "Console", rows: "list[Row]", switches: dict[str, str]) -> None:
+def _print_rows(book: "Rulebook", rows: "list[Row]", switches: dict[str, str]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("row, and when it fits", ratio=5, overflow="fold")
-    table.add_column("effect", no_wrap=True, min_width=9)
-    table.add_column("order items", ratio=4, overflow="fold")
+    from checker.cli.terminal import console, emit
+
+    narrow = console().width < _WIDE
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("row, and when it fits", width=22 if narrow else 31, overflow="fold")
+    table.add_column("effect", no_wrap=True, min_width=10)
+    table.add_column("order items", width=16 if narrow else 20, overflow="fold")
     table.add_column("list alone", width=5)
-    table.add_column("legal basis", ratio=5, overflow="fold")
+    table.add_column("legal basis", overflow="fold")
     for row in rows:
-        condition = Text(row.rule_id, style="bold")
-        condition.append(f"\n{row.when}", style="not bold")
+        breakable = narrow and len(row.rule_id) > 22
+        condition = Text(row.rule_id.replace(".", ".\n", 1) if breakable else row.rule_id, style="bold")
+        condition.append(f"\n{_condition(book, row)}", style="not bold")
         bars = row.effect == "BAR"
         alone = ("bars" if row.list_bars else "no") if bars else ""
         table.add_row(condition, _effect(row, switches), _order(row) if bars else "", alone, row.basis)
-    out.print(table)
-    _notes(out, rows, switches)
+    emit(table)
+    _notes(rows, switches)
+
+
+def _condition(book: "Rulebook", row: "Row") -> str:
+    """The row's condition in words; says when a threshold that is not set keeps it from ever fitting."""
+    unset = [name for name, value in book.parameters.items() if value == {} and name in row.when.split()]
+    text = re.sub(r"[a-z]+(?:_[a-z]+)*", lambda found: _ATTRIBUTES.get(found[0], found[0]), row.when)
+    return text + "".join(f" ({name} is not set: fits nothing yet)" for name in unset)
 
 
 def _order(row: "Row") -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
 WIDTH_OF_A_FILE = 100
@@ -59,10 +59,23 @@ def console() -> "Console":
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
+def emit(*shown: "RenderableType") -> None:
+    """Print texts and tables; what goes to a file or a pipe carries no blanks at line ends."""
+    out = console()
+    if out.is_terminal:
+        for each in shown:
+            out.print(each)
+        return
+    with out.capture() as captured:
+        for each in shown:
+            out.print(each)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
 def facts(rows: Iterable[tuple[str, str]]) -> None:
     """Print labels and what they say in two columns, long texts folded under their own column."""
-    out = console()
-    out.print(facts_table(rows))
+    emit(facts_table(rows))
 
 
 def facts_table(rows: Iterable[tuple[str, str]]) -> "Table":
