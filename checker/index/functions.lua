@@ -86,19 +86,21 @@ local function measure_add(keys, args)
   return reply
 end
 
--- sequence, state (1 byte), reason -> SUPERSEDED, or {verdict, keys to hold a tombstone}
+-- sequence, state (1 byte), reason -> {verdict, keys to hold a tombstone}. Also when superseded: what superseded it may
+-- have been cut short before it wrote them, and this removal is about to be acknowledged.
 local function measure_remove(keys, args)
   local sequence = number(args[1])
   local m = read_measure(redis.call('HGETALL', keys[1]))
+  local named = m.keys .. m.dropped
   if m.added > sequence or m.removed > sequence then
-    return SUPERSEDED
+    return { SUPERSEDED, named }
   end
   local verdict, value = APPLIED, args[1] .. args[2] .. args[3]
   if m.removed == sequence then
     verdict, value = UNCHANGED, m.r
   end
   redis.call('HSET', keys[1], 'r', value)
-  return { verdict, m.keys .. m.dropped }
+  return { verdict, named }
 end
 
 -- sequence, window, packed keys it is for (none: all) -> {verdict, keys to hold the exemption}
@@ -110,7 +112,7 @@ local function measure_exempt(keys, args)
     verdict, value = APPLIED, args[2] .. args[3]
   end
   redis.call('HSET', keys[1], field, value)
-  local named = string.sub(redis.call('HGET', keys[1], 'a') or '', 9)
+  local named = string.sub(redis.call('HGET', keys[1], 'a') or '', 9) .. (redis.call('HGET', keys[1], 'd') or '')
   local subset = string.sub(value, WINDOW + 1)
   if subset ~= '' then
     named = keys_where(named, as_set(subset), true)

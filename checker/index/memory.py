@@ -61,11 +61,6 @@ class _Known:
     reason: str = ""
     exemptions: dict[int, tuple[Window, tuple[bytes, ...]]] = field(default_factory=dict)
 
-    def exempted(self, sequence: int) -> list[bytes]:
-        """Keys on which one exemption must stand."""
-        _, subset = self.exemptions[sequence]
-        return [key for key in self.keys if not subset or key in subset]
-
 
 @dataclass(slots=True)
 class MemoryStore:
@@ -117,7 +112,9 @@ class MemoryIndex:
         recorded = [self._record(change) for change in changes]
         applied = []
         for change, verdict in zip(changes, recorded, strict=True):
-            changed = verdict is not Applied.SUPERSEDED and self._write_keys(change)
+            changed = False
+            for key, fields in self._writes(change, verdict).items():
+                changed |= self._put(key, fields)
             applied.append(Applied.APPLIED if changed and verdict is Applied.UNCHANGED else verdict)
         for change, verdict in zip(changes, recorded, strict=True):
             if isinstance(change, Addition) and verdict is not Applied.SUPERSEDED:
@@ -153,40 +150,40 @@ class MemoryIndex:
         self._wrote()
         return verdict
 
-    def _write_keys(self, change: Change) -> bool:
-        """Second phase: every key the measure names for this change. True if any of them was not so already."""
+    def _writes(self, change: Change, verdict: Applied) -> dict[bytes, dict[bytes, bytes]]:
+        """Second phase: what must stand under which keys. A record and its exemptions are one write."""
         known = self._store.measures[change.measure_id]
         field_name = record_field(change.measure_id)
-        changed = False
         match change:
             case Addition(sequence, _, records, _, _):
+                if verdict is Applied.SUPERSEDED:
+                    return {}
+                writes = {key: {field_name: tombstone(sequence, State.SHIELDED)} for key in known.dropped}
                 for key in known.keys:
                     if key in records:
-                        changed |= self._put(key, field_name, records[key])
-                for key in known.dropped:
-                    changed |= self._put(key, field_name, tombstone(sequence, State.SHIELDED))
-                for exempting in known.exemptions:
-                    changed |= self._put_exemption(change.measure_id, known, exempting)
+                        writes[key] = {field_name: records[key]}
+                        for exempting, (window, subset) in known.exemptions.items():
+                            if not subset or key in subset:
+                                name = exemption_field(change.measure_id, exempting)
+                                writes[key][name] = encode_window(exempting, window)
+                return writes
             case Removal(sequence, _, state, _):
-                for key in {*known.keys, *known.dropped}:
-                    changed |= self._put(key, field_name, tombstone(sequence, state))
+                # Also when superseded: what superseded it may have been cut short before it wrote the keys.
+                return {key: {field_name: tombstone(sequence, state)} for key in {*known.keys, *known.dropped}}
             case Exemption(sequence, _, _, _):
-                changed = self._put_exemption(change.measure_id, known, sequence)
-        return changed
+                window, subset = known.exemptions[sequence]
+                fields = {exemption_field(change.measure_id, sequence): encode_window(sequence, window)}
+                return {key: fields for key in {*known.keys, *known.dropped} if not subset or key in subset}
 
-    def _put_exemption(self, measure_id: str, known: _Known, sequence: int) -> bool:
-        value = encode_window(sequence, known.exemptions[sequence][0])
-        changed = False
-        for key in known.exempted(sequence):
-            changed |= self._put(key, exemption_field(measure_id, sequence), value)
-        return changed
-
-    def _put(self, key: bytes, field_name: bytes, value: bytes) -> bool:
+    def _put(self, key: bytes, given: dict[bytes, bytes]) -> bool:
+        """One write: keeps the newer of stored and given, field by field. True if anything changed."""
         fields = self._store.records.setdefault(key, {})
-        stored = fields.get(field_name)
-        changed = stored is None if _SEPARATOR in field_name else newer(value, stored)
-        if changed:
-            fields[field_name] = value
+        changed = False
+        for name, value in given.items():
+            stored = fields.get(name)
+            if stored is None if _SEPARATOR in name else newer(value, stored):
+                fields[name] = value
+                changed = True
         self._wrote()
         return changed
 
