@@ -276,7 +276,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return pairs
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant).decode
+_scan = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant).raw_decode
 _decode_pairs = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constant).decode
 
 
@@ -288,10 +288,13 @@ def parse_line(raw: bytes, today: int) -> Line:
     if len(raw) > MAX_LINE_BYTES:
         return Rejected(None, "", Cause.TOO_LONG)
     try:
-        content = _decode(raw.decode())
+        text = raw.strip().decode()
+        content, end = _scan(text)
     except _TwiceError as twice:
         return _with_a_field_twice(raw, twice.field)
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return Rejected(None, "", Cause.BAD_JSON)
+    if end != len(text):
         return Rejected(None, "", Cause.BAD_JSON)
     if type(content) is not dict:
         return Rejected(None, "", Cause.NOT_AN_OBJECT)
@@ -444,12 +447,12 @@ def _subject(subject: object, kind: Kind, index: int, today: int) -> Subject:
     if kind is Kind.LIST and role not in _ON_LIST:
         raise _RefusedError(f"subjects[{index}].role", Cause.ROLE_NOT_ON_LIST)
     name = subject.get("name")
-    if type(name) is not str or not 0 < len(name) <= _MAX_NAME or not names.canonical(name):
+    if type(name) is not str or not 0 < len(name) <= _MAX_NAME or not _has_letter(name):
         raise _RefusedError(f"subjects[{index}].name", _name_cause(name))
     latin = subject.get("name_latin")
     if latin is None:
         latin = ""
-    elif type(latin) is not str or len(latin) > _MAX_NAME or (latin and not names.canonical(latin)):
+    elif type(latin) is not str or len(latin) > _MAX_NAME or (latin and not _has_letter(latin)):
         raise _RefusedError(f"subjects[{index}].name_latin", _name_cause(latin))
     entries = subject.get("documents")
     if type(entries) is not list or not 0 < len(entries) <= MAX_DOCUMENTS:
@@ -518,6 +521,13 @@ def _no_shared_document(subjects: tuple[Subject, ...]) -> None:
         for document in subject.documents:
             if owners.setdefault(document, index) != index:
                 raise _RefusedError(f"subjects[{index}].documents", Cause.DUPLICATE_DOCUMENT)
+
+
+def _has_letter(text: str) -> bool:
+    """Whether a name says anything once it is canonical. Quick to see for most."""
+    if text.isascii():
+        return text.upper() != text.lower() or bool(names.canonical(text))
+    return "\u4e00" <= text[0] <= "\u9fff" or bool(names.canonical(text))
 
 
 def _text(fields: dict[str, Any], field: str, path: str) -> str:

@@ -392,6 +392,7 @@ class _Import:
         self._today = yyyymmdd(self._now_ms)
         self._sequences = _Sequences()
         self._refused: set[int] = set()  # sequences whose line was rejected: a corrected one may follow
+        self._known = 0  # the head when the import began
         self._previous: int | None = None  # the last sequence that could be read
         self._unreadable = 0  # lines since then whose sequence could not
         self._ascending = True  # whether additions came in the order of their sequences
@@ -407,6 +408,7 @@ class _Import:
             head = await self._index.head()
             summary.manifests = [(each.path, each.manifest) for each in feeds]
             summary.replayed = await reconcile(self._index, self._log, head)
+            self._known = head.feed_sequence
             self._previous = head.feed_sequence or None
             for each in feeds:
                 await self._first_pass(each)
@@ -480,7 +482,7 @@ class _Import:
                 keys = tuple(self._key.document(document) for document in documents)
                 self._waiting.append((_op(parsed), Exemption(sequence, measure_id, window, keys)))
             case HeartbeatLine():
-                self._count("heartbeat", "applied")
+                self._count("heartbeat", "applied" if sequence > self._known else "unchanged")
 
     def _infer(self, sequence: int) -> None:
         """Give unreadable lines their sequences, where their number is exactly that of the missing ones before here."""
