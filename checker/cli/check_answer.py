@@ -75,7 +75,7 @@ def show(answer: "CheckResponse") -> None:
         blank = Text(" " * len(bar), style=f"on {colour}")
         emit("", blank, bar, blank, Text(meaning, style=f"bold {colour}"), "")
     else:
-        emit(f"{outcome}: {meaning}")
+        emit(f"{outcome}: {meaning}", "")
     emit(facts_table(_rows(answer)))
     if answer.trace:
         emit("", _trace_table(answer))
@@ -98,7 +98,7 @@ def _rows(answer: "CheckResponse") -> list[tuple[str, str]]:
     as_of = answer.data_as_of
     feed = f"feed sequence {as_of.feed_sequence:,}"
     if as_of.HasField("feed_time"):
-        feed += f" of {_local(as_of.feed_time)}, {_span(now - as_of.feed_time.seconds)} old"
+        feed += f" of {_local(as_of.feed_time)}, {span(now - as_of.feed_time.seconds)} old"
     elif not as_of.feed_sequence:
         feed = "nothing imported yet"
     if as_of.snapshot_epoch:
@@ -107,7 +107,7 @@ def _rows(answer: "CheckResponse") -> list[tuple[str, str]]:
     by = word_of(answer, "answered_by", "ANSWERED_BY_", answer.answered_by)
     rows.append(("answered by", _explain(by, ANSWERED_BY)))
     if answer.HasField("expire_time"):
-        rows.append(("expires", f"{_local(answer.expire_time)}, in {_span(answer.expire_time.seconds - now)}"))
+        rows.append(("expires", f"{_local(answer.expire_time)}, in {span(answer.expire_time.seconds - now)}"))
     rows.append(("rulebook", answer.rulebook_version or "not named"))
     return rows
 
@@ -133,7 +133,7 @@ def _local(moment: "Timestamp") -> str:
     return datetime.fromtimestamp(moment.seconds, _SHANGHAI).isoformat(sep=" ", timespec="seconds")
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A length of time in the two words a person would use."""
     whole = round(abs(seconds))
     sign = "-" if seconds <= -1 else ""

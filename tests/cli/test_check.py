@@ -3,9 +3,11 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from google.protobuf.json_format import ParseDict
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from checker.cli.check import EXIT_CODES
-from checker.cli.check_answer import ADVISORIES, ANSWERED_BY, REASONS
+from checker.cli.check_answer import ADVISORIES, ANSWERED_BY, REASONS, span
 from checker.cli.check_kinds import KINDS
 from checker.cli.main import main
 from proto.checker.v1 import check_pb2 as pb
@@ -276,6 +278,29 @@ def test_a_refusal_is_shown_with_all_that_lies_behind_it(service: Service, check
         assert text in ran.out, text
     assert "\x1b" not in ran.out, "no colours where there is no terminal"
     assert service.canned.requests[0].with_trace
+
+
+def test_an_allowed_answer_says_how_long_it_holds(service: Service, checker: Command) -> None:
+    """ALLOWED shows when it expires, in Beijing time and from now; what the answer leaves out is not shown."""
+    service.canned.answer.expire_time.FromSeconds(int(time.time()) + 290)
+    ran = checker("check", "--target", service.address, *DOCUMENT, "train", "K1", "1")
+
+    assert ran.out.startswith("ALLOWED: sell")
+    assert re.search(
+        r"^expires +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+08:00, in 4 min (4[5-9]|50) s$", ran.out, re.MULTILINE
+    ), ran.out
+    assert "nothing imported yet" in ran.out
+    for label in ("decision id", "say", "may be sold", "legal basis", "advisory"):
+        assert not re.search(f"^{label}", ran.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59.4, "59 s"), (60, "1 min"), (3_661, "1 h 1 min"), (90_000, "1 d 1 h"), (-61, "-1 min 1 s")],
+)
+def test_lengths_of_time_are_two_words(seconds: float, words: str) -> None:
+    """A length of time is given in its two largest units; what lies ahead of the clock is negative."""
+    assert span(seconds) == words
 
 
 def test_json_is_the_message_itself(service: Service, checker: Command) -> None:
