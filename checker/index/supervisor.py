@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _TICK_S = 0.05
-_HOUSEKEEPING_S = 1.0
+_HOUSEKEEPING_S = 0.5
 _SETTLED_S = 10.0  # a server that lived this long is restarted at once
 _MAX_BACKOFF_S = 5.0
 _MAX_UNREADY = 5  # servers in a row that ended before they answered
@@ -334,7 +334,7 @@ class Supervisor:
     def _watch(self, server: _Server) -> bool:
         """Wait for the server's end, or bring it about. Whether another one is wanted."""
         answered = False
-        checked = time.monotonic()
+        began = checked = time.monotonic()
         while True:
             status = server.ended()
             if status is not None:
@@ -359,7 +359,8 @@ class Supervisor:
                     server.stop()
                     _say(f"server {server.pid} stopped: DIR was removed or renamed")
                     return False
-                if answered and not self._where.path.exists():
+                # Removed so soon that its answer was never seen here, it still is missing long after the start.
+                if (answered or checked - began > _SETTLED_S) and not self._where.path.exists():
                     _say(f"server {server.pid}: its socket was removed: restarting it")
                     server.stop()
                 self._housekeep()

@@ -160,14 +160,20 @@ def test_users_share_one_server_and_the_last_one_stops_it(directory: Path) -> No
         assert client.get("asked") == "answered"
 
 
-def test_a_server_starts_fast_enough_for_every_command(directory: Path) -> None:
-    """An empty index answers well under a second after attaching, and an attached one within a tenth."""
-    began = time.monotonic()
-    with attach(directory):
-        assert time.monotonic() - began < 1.5  # 0.15 s on an idle machine
+def test_attaching_is_fast_enough_for_every_command(tmp_path: Path) -> None:
+    """Best of five, whatever else the machine does: an empty index in well under a second, a running one in 0.1."""
+    cold, warm = [], []
+    for turn in range(5):
+        directory = tmp_path / str(turn)
         began = time.monotonic()
         with attach(directory):
-            assert time.monotonic() - began < 0.1  # 2 ms
+            cold.append(time.monotonic() - began)
+            began = time.monotonic()
+            attach(directory).close()
+            warm.append(time.monotonic() - began)
+    assert min(cold) < 0.8  # 0.12 s on an idle machine
+    assert min(warm) < 0.1  # 2 ms
+    wait_for("no process left behind", lambda: all(nothing_runs(tmp_path / str(turn)) for turn in range(5)))
 
 
 def test_nobody_else_may_look(directory: Path) -> None:
@@ -246,6 +252,36 @@ def test_a_killed_supervisor_takes_its_server_along_and_both_come_back(directory
         assert the_supervisor(directory) != supervisor
         with client_of(one.socket_path) as client:
             assert client.get("kept") == "yes"
+
+
+def test_a_server_never_outlives_its_supervisor(directory: Path) -> None:
+    """With nobody left to start another supervisor, the server still ends when its own is killed."""
+    user = start_user(directory)
+    try:
+        send_line(user)
+        assert said(user)
+        server, supervisor = the_server(directory), the_supervisor(directory)
+        os.kill(supervisor, signal.SIGSTOP)  # so that it cannot stop the server itself
+    finally:
+        end(user)
+    assert of_server(directory) == [server]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for("the end of both", lambda: nothing_runs(directory), 2)
+
+
+def test_an_orphaned_server_is_stopped_before_the_next_starts(directory: Path) -> None:
+    """Where a server can outlive its supervisor: whoever holds its lock is killed, with all it forked."""
+    attach(directory).close()
+    wait_for("the end of the server", lambda: nothing_runs(directory))
+    lock = open_lock(directory / "server.lock")
+    assert try_lock(lock, fcntl.LOCK_EX)
+    orphan = subprocess.Popen(["sh", "-c", "sleep 60 & wait"], pass_fds=(lock,), start_new_session=True)
+    os.pwrite(lock, b"%-15d\n" % orphan.pid, 0)
+    os.close(lock)
+    with attach(directory) as one:
+        assert answers(one.socket_path)
+        assert orphan.wait(DEADLINE_S) == -signal.SIGKILL
+        assert f"server {orphan.pid} outlived its supervisor" in (directory / "supervisor.log").read_text()
 
 
 def test_all_killed_at_once_needs_no_repair(directory: Path) -> None:
@@ -362,26 +398,39 @@ async def test_a_cancelled_attach_leaves_nothing_attached(directory: Path) -> No
 
 def test_opened_and_closed_in_haste_every_attachment_answers(directory: Path) -> None:
     """Whatever moment of start or stop an attachment falls into, it ends with a server that has all data."""
-    for turn in range(12):
+    for turn in range(8):
         with attach(directory) as one, client_of(one.socket_path) as client:
             assert client.incr("turns") == turn + 1
-        time.sleep(turn * 0.01)  # falls before, into and after the supervisor's look
+        time.sleep(turn * 0.015)  # falls before, into and after the supervisor's look
 
 
-def test_closing_twice_or_in_a_forked_child_is_harmless(directory: Path) -> None:
-    """A child of fork that closes its copy does not end its parent's use."""
-    with attach(directory) as one:
-        child = os.fork()
-        if child == 0:
-            one.close()
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-        users = open_lock(directory / "users.lock")
-        assert not try_lock(users, fcntl.LOCK_EX)
-        os.close(users)
-        assert answers(one.socket_path)
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_the_use_is_the_process_that_attached_not_its_forks(directory: Path) -> None:
+    """A forked child that closes its copy does not end its parent's use; one that lives on does not prolong it."""
+    one = attach(directory)
+    child = os.fork()
+    if child == 0:
         one.close()
-        one.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    users = open_lock(directory / "users.lock")
+    assert try_lock(users, fcntl.LOCK_SH)  # no supervisor holds it to stop
+    fcntl.flock(users, fcntl.LOCK_UN)
+    assert not try_lock(users, fcntl.LOCK_EX)  # the parent does
+    os.close(users)
+
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(theirs)
+        os.read(ours, 1)
+        os._exit(0)
+    one.close()
+    one.close()
+    wait_for("the end of the server", lambda: nothing_runs(directory))
+    os.close(theirs)
+    os.close(ours)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_polite_kill_of_the_supervisor_waits_for_its_users(directory: Path) -> None:
@@ -395,10 +444,10 @@ def test_a_polite_kill_of_the_supervisor_waits_for_its_users(directory: Path) ->
 
 
 def test_a_removed_socket_comes_back(directory: Path) -> None:
-    """Swept away by a cleaner, the socket is there again within seconds."""
+    """Swept away by a cleaner, at whatever moment, the socket is there again within seconds."""
     with attach(directory) as one:
         one.socket_path.unlink()
-        wait_for("the socket", lambda: answers(one.socket_path))
+        wait_for("the socket", lambda: answers(one.socket_path), 25)
 
 
 def test_a_removed_dir_ends_its_processes(directory: Path) -> None:
