@@ -9,8 +9,9 @@ then the payload: changes one after another. A torn frame at the end (a crash wh
 acknowledged) is cut off when the log is opened. A damaged frame with an intact one after it is refused: a hole would
 lose changes silently.
 
-An import ends with a CLEAN frame. If the last frame is another one, an import died between the store and the log; the
-next import then logs also those changes that the store says it knows already (`Log.clean`).
+While no import is under way the log ends with a CLEAN frame, which the next import takes away before it applies
+anything. If it is missing, an import may have died between the store and the log: the next one then logs also what the
+store says it knows already (`ChangeLog.clean`).
 """
 
 import os
@@ -139,10 +140,9 @@ class ChangeLog:
             self._sync()
             _sync_folder(self._path.parent)
             return False
-        clean_frame = _frame(_CLEAN)
-        if size >= len(header) + len(clean_frame):
-            file.seek(size - len(clean_frame))
-            if file.read() == clean_frame:
+        if size >= len(header) + len(_CLEAN_FRAME):
+            file.seek(size - len(_CLEAN_FRAME))
+            if file.read() == _CLEAN_FRAME:
                 return True
         end = len(header)
         file.seek(end)
@@ -185,11 +185,17 @@ class ChangeLog:
         payload = self._file.read(length)
         return payload if len(payload) == length and zlib.crc32(payload) == crc else None
 
+    def begin_import(self) -> None:
+        """Note durably that the store may soon know more than the log."""
+        if self.clean:
+            self._file.truncate(self._file.seek(0, os.SEEK_END) - len(_CLEAN_FRAME))
+            self._sync()
+            self.clean = False
+
     def append(self, encoded: Sequence[bytes]) -> None:
-        """Append changes (as `encode` gives them) and fsync. Nothing to append costs nothing."""
+        """Append changes (as `encode` gives them) and fsync, after `begin_import`. Nothing to append costs nothing."""
         if encoded:
             self._write(b"".join(encoded))
-            self.clean = False
 
     def end_import(self) -> None:
         """Note that whatever the store has been told is in the log."""
@@ -244,6 +250,9 @@ class ChangeLog:
 
 def _frame(payload: bytes) -> bytes:
     return _FRAME.pack(_MARK, len(payload), zlib.crc32(payload)) + payload
+
+
+_CLEAN_FRAME: Final = _frame(_CLEAN)
 
 
 def _header(key: IndexKey) -> bytes:

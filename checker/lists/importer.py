@@ -536,12 +536,18 @@ class _Import:
             return
         waiting, self._waiting = self._waiting, []
         changes = [change for _, change in waiting]
+        self._begin()
         verdicts = await self._index.apply(changes)
         faults.point("importer.overtaking-applied")
         self._append(changes, verdicts)
         faults.point("importer.overtaking-logged")
         for (op, _), verdict in zip(waiting, verdicts, strict=True):
             self._count(op, verdict.value)
+
+    def _begin(self) -> None:
+        """Before the store learns anything that the log does not know yet."""
+        if self._log is not None:
+            self._log.begin_import()
 
     def _append(self, changes: Sequence[Removal | Exemption], verdicts: Sequence[Applied]) -> None:
         if self._log is not None:
@@ -573,6 +579,7 @@ class _Import:
         in_flight: deque[tuple[asyncio.Task[list[Applied]], _Batch]] = deque()
         try:
             for batch in self._batches(last):
+                self._begin()
                 in_flight.append((asyncio.create_task(self._index.apply(batch.changes)), batch))
                 if len(in_flight) == _IN_FLIGHT:
                     await self._acknowledge(*in_flight.popleft(), head, gap_since_ms)
