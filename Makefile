@@ -19,10 +19,14 @@ bench: .venv/ready        ## every figure of docs/performance.md, measured in on
 proto: .venv/ready        ## regenerate proto/checker/v1/*_pb2*
 	$(PY) -m proto.generate
 
-lock: .venv/ready         ## refresh requirements.lock (uv locks, pip installs)
+UV_LOCK := .venv/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate -q
+
+lock: .venv/ready         ## refresh requirements.lock and docker/*.lock (uv locks, pip installs)
 	$(PY) -m pip install -q uv
-	.venv/bin/uv pip compile pyproject.toml --universal --extra dev --generate-hashes \
-		--no-emit-index-url --no-header --no-annotate -q -o requirements.lock
+	$(UV_LOCK) pyproject.toml --extra dev -o requirements.lock
+	$(UV_LOCK) pyproject.toml --extra checker --constraint requirements.lock -o docker/requirements.lock
+	printf 'hatchling\nsetuptools\n' | \
+		$(UV_LOCK) - --python-version 3.11 --constraint requirements.lock -o docker/build.lock
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
