@@ -22,9 +22,13 @@ from checker.index.urls import open_index
 from tests.index.builders import KEY, a_removal, an_addition, an_exemption, digest
 from tests.index.servers import Server
 
-MEASURES = ("M1", "M2", "M3")
-KEYS = range(6)
-SEQUENCES = range(1, 60)
+MEASURES = ("M1", "M2")
+KEYS = range(4)
+STEPS = st.sampled_from([1, 1, 1, 2, 4, -1, -2, -6])
+"""A new line's sequence, from the newest one on: mostly the next, sometimes an old one nobody has seen yet."""
+HOLD_BACK, SEND = -1, 0
+FATE = st.sampled_from([HOLD_BACK, SEND, SEND, 1, 1, 2, 3])
+"""Of a new line: kept back for a later batch, sent alone, or sent by an importer that dies after so many writes."""
 
 
 class CrashError(Exception):
@@ -79,32 +83,44 @@ class IndexMachine(RuleBasedStateMachine):
     # What the court writes
 
     @rule(
-        sequence=st.sampled_from(SEQUENCES),
+        step=STEPS,
         measure=st.sampled_from(MEASURES),
         keys=st.lists(st.sampled_from(KEYS), unique=True, max_size=4),
+        fate=FATE,
     )
-    def court_adds(self, sequence: int, measure: str, keys: list[int]) -> None:
-        self._write(an_addition(sequence, measure, *keys))
+    def court_adds(self, step: int, measure: str, keys: list[int], fate: int) -> None:
+        self._write(an_addition(self._sequence(step), measure, *keys), fate)
 
     @rule(
-        sequence=st.sampled_from(SEQUENCES),
+        step=STEPS,
         measure=st.sampled_from(MEASURES),
         state=st.sampled_from([State.SHIELDED, State.REVOKED]),
+        fate=FATE,
     )
-    def court_removes(self, sequence: int, measure: str, state: State) -> None:
-        self._write(a_removal(sequence, measure, state))
+    def court_removes(self, step: int, measure: str, state: State, fate: int) -> None:
+        self._write(a_removal(self._sequence(step), measure, state), fate)
 
     @rule(
-        sequence=st.sampled_from(SEQUENCES),
+        step=STEPS,
         measure=st.sampled_from(MEASURES),
         keys=st.lists(st.sampled_from(KEYS), unique=True, max_size=2),
+        fate=FATE,
     )
-    def court_exempts(self, sequence: int, measure: str, keys: list[int]) -> None:
-        self._write(an_exemption(sequence, measure, *keys, window=Window(1, sequence, sequence + 1)))
+    def court_exempts(self, step: int, measure: str, keys: list[int], fate: int) -> None:
+        sequence = self._sequence(step)
+        self._write(an_exemption(sequence, measure, *keys, window=Window(1, sequence, sequence + 1)), fate)
 
-    def _write(self, change: Change) -> None:
-        if all(change.sequence != line.sequence for line in self.feed):
-            self.feed.append(change)
+    def _sequence(self, step: int) -> int:
+        return max(1, max((line.sequence for line in self.feed), default=0) + step)
+
+    def _write(self, change: Change, fate: int) -> None:
+        if any(change.sequence == line.sequence for line in self.feed):
+            return
+        self.feed.append(change)
+        if fate == SEND:
+            self._apply([change])
+        elif fate > 0:
+            self._die([change], fate)
 
     # What the importer sends
 
@@ -121,7 +137,9 @@ class IndexMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.feed)
     @rule(data=st.data(), writes=st.integers(1, 12))
     def send_and_die(self, data: st.DataObject, writes: int) -> None:
-        batch = data.draw(st.lists(st.sampled_from(self.feed), min_size=1, max_size=6))
+        self._die(data.draw(st.lists(st.sampled_from(self.feed), min_size=1, max_size=6)), writes)
+
+    def _die(self, batch: list[Change], writes: int) -> None:
         self.crash_after(writes)
         try:
             self._apply(batch)
