@@ -3,11 +3,11 @@
 In: a request becomes a `Query`, or a list of (field path, what is wrong and the remedy). Out: a `Decision` becomes a
 response, worded for whoever asks: sellers read neither the finer reasons nor anything about the person.
 
-Answers to filter misses are nearly all answers, and within a batch they differ only in `item_id`, so each distinct
-decision is rendered once per batch and then merged from its bytes.
+What is said of a purchase, and how a filter miss is answered, is remembered: neither says anything of a person.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.message import Message
@@ -25,8 +25,10 @@ from proto.checker.v1 import check_pb2 as pb
 
 MAX_BATCH = 1000
 ALLOWED_FOR_S = 300
-"""How long a caller may rely on ALLOWED."""
-MAX_ITEM_ID_BYTES = 128
+"""How long a caller may rely on ALLOWED, counted from the start of the second."""
+_RENDERED = 4096
+"""Ready-made answers a renderer keeps: a rulebook has a few hundred."""
+MAX_ITEM_ID = 128
 MAX_TEXT = 256
 _MAX_SECONDS = 253_402_300_799  # 9999-12-31T23:59:59Z, the end of google.protobuf.Timestamp
 
@@ -46,15 +48,12 @@ class Malformed(Exception):  # noqa: N818 - a value in flight between wire and s
 
 def query(request: pb.CheckRequest, rulebook: Rulebook, now_ms: int) -> Query:
     """The question in core's terms; raises Malformed. `rulebook` only decides whether a missing subject matters."""
-    problems: list[Violation] = []
-    kind = request.purchase.WhichOneof("kind")
-    if kind is None:
-        raise Malformed([("purchase", "is required: set exactly one kind, such as train or flight")])
-    purchase = _PURCHASES[kind](getattr(request.purchase, kind), problems)
+    purchase, violations = _purchase(request.purchase.SerializeToString())
+    problems = list(violations) if violations else []
     act_ms = _milliseconds(request.act_time, "act_time", problems) if request.HasField("act_time") else 0
-    service_ms = (
-        _milliseconds(request.service_time, "service_time", problems) if request.HasField("service_time") else 0
-    )
+    service_ms = 0
+    if request.HasField("service_time"):
+        service_ms = _milliseconds(request.service_time, "service_time", problems)
     subject = request.subject
     name, name_key = subject.name, subject.name_key
     document_type, number, country, key = 0, "", "", None
@@ -74,31 +73,35 @@ def query(request: pb.CheckRequest, rulebook: Rulebook, now_ms: int) -> Query:
             problems.append(("subject.name", "goes with subject.document; send subject.name_key with a key"))
     elif not problems and rulebook.screen(purchase, act_ms or now_ms).unrestricted is None:
         problems.append(("subject", "is required for this purchase: set subject.document"))
-    if len(name) > MAX_TEXT:
+    if name and len(name) > MAX_TEXT:
         problems.append(("subject.name", f"must be at most {MAX_TEXT} characters"))
-    if len(request.item_id) > MAX_ITEM_ID_BYTES:
-        problems.append(("item_id", f"must be at most {MAX_ITEM_ID_BYTES} bytes"))
+    if len(request.item_id) > MAX_ITEM_ID:
+        problems.append(("item_id", f"must be at most {MAX_ITEM_ID} characters"))
     if problems:
         raise Malformed(problems)
     return Query(
-        purchase,
-        document_type,
-        number,
-        country,
-        key,
-        name,
-        name_key,
-        act_ms,
-        service_ms,
-        request.min_feed_sequence,
+        purchase, document_type, number, country, key, name, name_key, act_ms, service_ms, request.min_feed_sequence
     )
 
 
-def kind_of(request: pb.CheckRequest) -> str:
-    """The kind of purchase asked about, as the Purchase oneof names it; "" when none is set."""
-    return request.purchase.WhichOneof("kind") or ""
+@lru_cache(maxsize=16_384)
+def _purchase(raw: bytes) -> tuple[p.Purchase, tuple[Violation, ...]]:
+    """A Purchase message as core's value, and what is wrong with it; remembered, for it says nothing of a person."""
+    message = pb.Purchase.FromString(raw)
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        return p.Flight(), (("purchase", "is required: set exactly one kind, such as train or flight"),)
+    problems: list[Violation] = []
+    purchase = _PURCHASES[kind](getattr(message, kind), problems)
+    return purchase, tuple(problems)
 
 
+def kind_of(purchase: p.Purchase) -> str:
+    """The kind of a purchase, as the Purchase oneof names it."""
+    return _KIND_OF[type(purchase)]
+
+
+_KIND_OF = {value: name for name, value in p.KINDS.items()}
 _DOCUMENT_TYPES = frozenset(int(kind) for kind in DocumentType)
 
 
@@ -260,7 +263,6 @@ _PURCHASES: dict[str, Callable[[Any, list[Violation]], p.Purchase]] = {
 # --- out ---------------------------------------------------------------------------------------------------------
 
 _FOR_SELLERS = frozenset({Advisory.OPEN_RULE, Advisory.STALE_DATA})
-_NEEDS_ID = frozenset({Outcome.BARRED, Outcome.UNKNOWN})
 
 
 def for_seller(decision: Decision) -> Decision:
@@ -273,60 +275,61 @@ def for_seller(decision: Decision) -> Decision:
 
 
 class Renderer:
-    """Turns decisions into responses for one call: one rulebook, one freshness, one moment."""
+    """Turns decisions into responses: for one rulebook, one freshness and one second.
 
-    __slots__ = ("_as_of", "_now_ms", "_rendered", "_rulebook")
+    Nearly all answers are filter misses, which the rulebook keeps ready-made and which differ in `item_id` alone: each
+    of them is written once and merged from its bytes afterwards.
+    """
+
+    __slots__ = ("_expire_s", "_rendered", "as_of", "rulebook", "second")
 
     def __init__(self, rulebook: Rulebook, as_of: AsOf, now_ms: int) -> None:
-        self._rulebook = rulebook
-        self._as_of = as_of
-        self._now_ms = now_ms
-        self._rendered: dict[Decision, bytes] = {}
+        self.rulebook = rulebook
+        self.as_of = as_of
+        self.second = now_ms // 1000
+        self._expire_s = self.second + ALLOWED_FOR_S
+        self._rendered: dict[int, tuple[Decision, bytes]] = {}
 
-    def fill(self, into: pb.CheckResponse, decision: Decision) -> None:
+    def write(self, into: pb.CheckResponse, decision: Decision) -> None:
         """Write all of the answer but item_id, decision_id and trace. `decision` is as the caller may see it."""
-        row = self._rulebook.rows.get(decision.rule_id)
+        known = self._rendered.get(id(decision))
+        if known is not None:  # the entry keeps its decision alive, so the id is that one's
+            into.MergeFromString(known[1])
+        elif decision.answered_by is AnsweredBy.FILTER:
+            template = pb.CheckResponse()
+            self._fill(template, decision)
+            raw = template.SerializeToString()
+            if len(self._rendered) < _RENDERED:
+                self._rendered[id(decision)] = (decision, raw)
+            into.MergeFromString(raw)
+        else:
+            self._fill(into, decision)
+
+    def _fill(self, into: pb.CheckResponse, decision: Decision) -> None:
+        row = self.rulebook.rows.get(decision.rule_id)
         into.outcome = int(decision.outcome)  # type: ignore[assignment]
         into.reason = int(decision.reason)  # type: ignore[assignment]
         into.answered_by = int(decision.answered_by)  # type: ignore[assignment]
-        into.rulebook_version = self._rulebook.version
+        into.rulebook_version = self.rulebook.version
         if decision.advisories:
             into.advisory.extend([int(advisory) for advisory in decision.advisories])  # type: ignore[misc]
         if row is not None:
             into.legal_basis = row.basis
         as_of = into.data_as_of
-        as_of.feed_sequence = self._as_of.feed_sequence
-        as_of.snapshot_epoch = self._as_of.snapshot_epoch
-        if self._as_of.feed_time_ms:
-            _set_time(as_of.feed_time, self._as_of.feed_time_ms)
+        as_of.feed_sequence = self.as_of.feed_sequence
+        as_of.snapshot_epoch = self.as_of.snapshot_epoch
+        if self.as_of.feed_time_ms:
+            as_of.feed_time.seconds, rest = divmod(self.as_of.feed_time_ms, 1000)
+            as_of.feed_time.nanos = rest * 1_000_000
         if decision.outcome is Outcome.ALLOWED:
-            _set_time(into.expire_time, self._now_ms + ALLOWED_FOR_S * 1000)
+            into.expire_time.seconds = self._expire_s
             return
-        notice = self._rulebook.notices[decision.outcome.name]
+        notice = self.rulebook.notices[decision.outcome.name]
         into.notice.zh = notice.zh
         into.notice.en = f"{notice.en} ({decision.hint})" if decision.hint else notice.en
         if decision.outcome is Outcome.BARRED and row is not None:
             for text in row.alternatives:
                 into.alternatives.add(zh=text.zh, en=text.en)
-
-    def merge(self, into: pb.CheckResponse, decision: Decision) -> None:
-        """As `fill`, rendering each distinct decision once; for batches."""
-        rendered = self._rendered.get(decision)
-        if rendered is None:
-            template = pb.CheckResponse()
-            self.fill(template, decision)
-            rendered = self._rendered[decision] = template.SerializeToString()
-        into.MergeFromString(rendered)
-
-
-def needs_decision_id(decision: Decision) -> bool:
-    """BARRED and UNKNOWN carry an id that the person can take to the service desk."""
-    return decision.outcome in _NEEDS_ID
-
-
-def _set_time(into: Timestamp, milliseconds: int) -> None:
-    into.seconds, rest = divmod(milliseconds, 1000)
-    into.nanos = rest * 1_000_000
 
 
 def bad_request(violations: list[Violation]) -> status_pb2.Status:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 class Outcome(IntEnum):
     """What the seller does. Only BARRED stops a sale. Numbers are the contract's."""
 
+    __hash__ = int.__hash__  # an enum's own is Python code, and answers are counted by these
+
     ALLOWED = 1
     BARRED = 2
     UNKNOWN = 3
@@ -20,6 +22,8 @@ class Outcome(IntEnum):
 
 class Reason(IntEnum):
     """Why. Numbers are the contract's."""
+
+    __hash__ = int.__hash__
 
     PURCHASE_NOT_RESTRICTED = 1
     NOT_LISTED = 2
@@ -42,6 +46,8 @@ class Reason(IntEnum):
 class Advisory(IntEnum):
     """Remarks that change nothing about the sale. Numbers are the contract's."""
 
+    __hash__ = int.__hash__
+
     OPEN_RULE = 1
     NAME_MISMATCH = 2
     MINOR = 3
@@ -51,6 +57,8 @@ class Advisory(IntEnum):
 
 class AnsweredBy(IntEnum):
     """What gave the answer. Numbers are the contract's."""
+
+    __hash__ = int.__hash__
 
     RULES = 1
     FILTER = 2

@@ -59,4 +59,5 @@ class LiveFilter:
 
     def known(self, as_of: AsOf) -> None:
         """The feed is known this far."""
-        self.view = self.view._replace(as_of=as_of)
+        if as_of != self.view.as_of:
+            self.view = self.view._replace(as_of=as_of)

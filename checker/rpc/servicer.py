@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import grpc.aio
-from google.rpc.status_pb2 import Status
 
 from checker import wire
 from checker.core import trace
@@ -74,11 +73,8 @@ class Answers:
             self.advisories.update(decision.advisories)
 
 
-class _Item(NamedTuple):
-    """One item on its way: a decision, a question still open, or an error."""
-
-    step: Decision | NeedExact | Status
-    query: Query | None
+_KEPT = frozenset({Outcome.BARRED, Outcome.UNKNOWN})
+"""Outcomes that leave evidence and carry an id that the person can take to the service desk."""
 
 
 class CheckServicer(check_pb2_grpc.CheckServiceServicer):
@@ -96,6 +92,7 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         self._record = record
         self._clock_ms = clock_ms
         self.answers = Answers()
+        self._renderer = wire.Renderer(live.view.rulebook, live.view.as_of, 0)
 
     async def Check(
         self, request: pb.CheckRequest, context: grpc.aio.ServicerContext[pb.CheckRequest, pb.CheckResponse]
@@ -108,7 +105,11 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         except wire.Malformed as error:
             raise InvalidRequest(error.violations) from None
         step = begin(query, view, now_ms)
-        return await self._conclude(request, query, step, view, call, now_ms)
+        if isinstance(step, NeedExact):
+            return await self._conclude(request, query, step, view, call, now_ms)
+        response = pb.CheckResponse()
+        self._answer(response, request, query, step, step, view, view.as_of, call, now_ms)
+        return response
 
     async def BatchCheck(
         self,
@@ -116,37 +117,32 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         context: grpc.aio.ServicerContext[pb.BatchCheckRequest, pb.BatchCheckResponse],
     ) -> pb.BatchCheckResponse:
         call = current_call()
-        asked = request.items
+        asked = list(request.items)
         if not 1 <= len(asked) <= wire.MAX_BATCH:
             raise InvalidRequest([("items", f"must be 1 to {wire.MAX_BATCH}, not {len(asked)}: split the batch")])
         now_ms = self._clock_ms()
         view = self._live.view
-        items = [_item(item, call, view, now_ms) for item in asked]
-        needs = [item.step for item in items if isinstance(item.step, NeedExact)]
-        settled = Settled((), view.as_of)
-        if needs:
-            settled = await self._settle(needs, call.deadline)
-        late = iter(settled.decisions)
-        at_once = wire.Renderer(view.rulebook, view.as_of, now_ms)
-        later = wire.Renderer(view.rulebook, settled.as_of, now_ms)
         response = pb.BatchCheckResponse()
         add = response.items.add
-        for source, item in zip(asked, items, strict=True):
-            step = item.step
+        needs: list[NeedExact] = []
+        places: list[tuple[pb.CheckResponse, pb.CheckRequest, Query]] = []
+        for item in asked:
             answer = add()
-            if isinstance(step, Decision):
-                at_once.merge(answer, step)
-                answer.item_id = source.item_id
-                self._note(answer, source, item.query, step, step, view, view.as_of, call, now_ms)
-            elif isinstance(step, NeedExact):
-                decision = next(late)
-                shown = decision if call.caller.detail else wire.for_seller(decision)
-                later.merge(answer, shown)
-                answer.item_id = source.item_id
-                self._note(answer, source, item.query, step, decision, view, settled.as_of, call, now_ms)
+            try:
+                query = _ask(item, call, view, now_ms)
+            except (wire.Malformed, PermissionDenied) as error:
+                _fail(answer, item, error)
+                continue
+            step = begin(query, view, now_ms)
+            if isinstance(step, NeedExact):
+                needs.append(step)
+                places.append((answer, item, query))
             else:
-                answer.error.CopyFrom(step)
-                answer.item_id = source.item_id
+                self._answer(answer, item, query, step, step, view, view.as_of, call, now_ms)
+        if needs:
+            settled = await self._settle(needs, call.deadline)
+            for (answer, item, query), need, decision in zip(places, needs, settled.decisions, strict=True):
+                self._answer(answer, item, query, need, decision, view, settled.as_of, call, now_ms)
         return response
 
     # It writes instead of yielding, so that a question still open never holds back the answers behind it.
@@ -162,22 +158,26 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
             async with one_writer:
                 await context.write(response)
 
-        async def settle(request: pb.CheckRequest, item: _Item, view: View, now_ms: int) -> None:
-            assert item.query is not None  # noqa: S101 - only questions that could be asked are open
-            assert isinstance(item.step, NeedExact)  # noqa: S101 - likewise
-            await write(await self._conclude(request, item.query, item.step, view, call, now_ms))
+        async def settle(request: pb.CheckRequest, query: Query, need: NeedExact, view: View, now_ms: int) -> None:
+            await write(await self._conclude(request, query, need, view, call, now_ms))
 
         async with asyncio.TaskGroup() as open_questions:
             async for request in request_iterator:
                 now_ms = self._clock_ms()
                 view = self._live.view
-                item = _item(request, call, view, now_ms)
-                if isinstance(item.step, NeedExact):
-                    open_questions.create_task(settle(request, item, view, now_ms))
-                elif isinstance(item.step, Decision) and item.query is not None:
-                    await write(await self._conclude(request, item.query, item.step, view, call, now_ms))
+                answer = pb.CheckResponse()
+                try:
+                    query = _ask(request, call, view, now_ms)
+                except (wire.Malformed, PermissionDenied) as error:
+                    _fail(answer, request, error)
+                    await write(answer)
+                    continue
+                step = begin(query, view, now_ms)
+                if isinstance(step, NeedExact):
+                    open_questions.create_task(settle(request, query, step, view, now_ms))
                 else:
-                    await write(pb.CheckResponse(item_id=request.item_id, error=item.step))
+                    self._answer(answer, request, query, step, step, view, view.as_of, call, now_ms)
+                    await write(answer)
 
     async def GetRulebook(
         self,
@@ -188,31 +188,18 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         return pb.GetRulebookResponse(version=rulebook.version, sha256=rulebook.sha256, toml=rulebook.source)
 
     async def _conclude(
-        self,
-        request: pb.CheckRequest,
-        query: Query,
-        step: Decision | NeedExact,
-        view: View,
-        call: Call,
-        now_ms: int,
+        self, request: pb.CheckRequest, query: Query, need: NeedExact, view: View, call: Call, now_ms: int
     ) -> pb.CheckResponse:
-        as_of = view.as_of
-        if isinstance(step, NeedExact):
-            settled = await self._settle((step,), call.deadline)
-            decision, as_of = settled.decisions[0], settled.as_of
-        else:
-            decision = step
-        response = pb.CheckResponse(item_id=request.item_id)
-        shown = decision if call.caller.detail else wire.for_seller(decision)
-        wire.Renderer(view.rulebook, as_of, now_ms).fill(response, shown)
-        self._note(response, request, query, step, decision, view, as_of, call, now_ms)
+        settled = await self._settle((need,), call.deadline)
+        response = pb.CheckResponse()
+        self._answer(response, request, query, need, settled.decisions[0], view, settled.as_of, call, now_ms)
         return response
 
-    def _note(
+    def _answer(
         self,
         answer: pb.CheckResponse,
         request: pb.CheckRequest,
-        query: Query | None,
+        query: Query,
         step: Decision | NeedExact,
         decision: Decision,
         view: View,
@@ -220,19 +207,36 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         call: Call,
         now_ms: int,
     ) -> None:
-        """Count the answer, keep evidence of a refusal, and tell the operator how it came about when asked to."""
+        """Write the answer as the caller may see it, count it, keep evidence of a refusal, tell how it came about."""
+        renderer = self._renderer
+        if renderer.second != now_ms // 1000 or renderer.as_of is not as_of or renderer.rulebook is not view.rulebook:
+            renderer = self._renderer = wire.Renderer(view.rulebook, as_of, now_ms)
+        detail = call.caller.detail
+        by_index = decision.answered_by is AnsweredBy.INDEX
+        renderer.write(answer, wire.for_seller(decision) if by_index and not detail else decision)
+        answer.item_id = request.item_id
         self.answers.count(decision)
-        if wire.needs_decision_id(decision):
+        if decision.outcome in _KEPT:
             answer.decision_id = new_decision_id(now_ms)
-            self._record(_refusal(answer.decision_id, request, query, step, decision, view, as_of, call, now_ms))
-        if request.with_trace and call.caller.detail and query is not None:
-            for taken in trace.steps(query, view, now_ms, time.perf_counter_ns):
-                answer.trace.add(step=taken.step, detail=taken.detail, nanoseconds=taken.nanoseconds)
-            if isinstance(step, NeedExact):
-                spent = max(0, (self._clock_ms() - now_ms) * 1_000_000)
-                answer.trace.add(step="index", detail=f"{len(step.keys)} key(s) asked", nanoseconds=spent)
-                found = f"{decision.outcome.name}, {decision.reason.name}"
-                answer.trace.add(step="evaluate", detail=found, nanoseconds=0)
+            self._record(_refusal(answer.decision_id, query, step, decision, view, as_of, call, now_ms))
+        if request.with_trace and detail:
+            self._trace(answer, query, step, decision, view, now_ms)
+
+    def _trace(
+        self,
+        answer: pb.CheckResponse,
+        query: Query,
+        step: Decision | NeedExact,
+        decision: Decision,
+        view: View,
+        now_ms: int,
+    ) -> None:
+        for taken in trace.steps(query, view, now_ms, time.perf_counter_ns):
+            answer.trace.add(step=taken.step, detail=taken.detail, nanoseconds=taken.nanoseconds)
+        if isinstance(step, NeedExact):
+            spent = max(0, (self._clock_ms() - now_ms) * 1_000_000)
+            answer.trace.add(step="index", detail=f"{len(step.keys)} key(s) asked", nanoseconds=spent)
+            answer.trace.add(step="evaluate", detail=f"{decision.outcome.name}, {decision.reason.name}")
 
 
 def _ask(request: pb.CheckRequest, call: Call, view: View, now_ms: int) -> Query:
@@ -240,7 +244,7 @@ def _ask(request: pb.CheckRequest, call: Call, view: View, now_ms: int) -> Query
     caller = call.caller
     query = wire.query(request, view.rulebook, now_ms)
     if caller.purchases is not None:
-        require_kind(caller, wire.kind_of(request))
+        require_kind(caller, wire.kind_of(query.purchase))
     if query.key is not None:
         require_key(caller)
     else:
@@ -248,21 +252,18 @@ def _ask(request: pb.CheckRequest, call: Call, view: View, now_ms: int) -> Query
     return query
 
 
-def _item(request: pb.CheckRequest, call: Call, view: View, now_ms: int) -> _Item:
-    """One item of a batch or stream: what is wrong with it never fails the others."""
-    try:
-        query = _ask(request, call, view, now_ms)
-    except wire.Malformed as error:
-        return _Item(wire.bad_request(error.violations), None)
-    except PermissionDenied as error:
-        return _Item(wire.permission_denied(str(error)), None)
-    return _Item(begin(query, view, now_ms), query)
+def _fail(answer: pb.CheckResponse, request: pb.CheckRequest, error: wire.Malformed | PermissionDenied) -> None:
+    """What is wrong with one item of a batch or stream never fails the others."""
+    answer.item_id = request.item_id
+    if isinstance(error, wire.Malformed):
+        answer.error.CopyFrom(wire.bad_request(error.violations))
+    else:
+        answer.error.CopyFrom(wire.permission_denied(str(error)))
 
 
 def _refusal(
     decision_id: str,
-    request: pb.CheckRequest,
-    query: Query | None,
+    query: Query,
     step: Decision | NeedExact,
     decision: Decision,
     view: View,
@@ -271,16 +272,16 @@ def _refusal(
     now_ms: int,
 ) -> Refusal:
     keys: tuple[bytes, ...] = step.keys if isinstance(step, NeedExact) else ()
-    act_ms = (query.act_ms if query is not None else 0) or now_ms
+    act_ms = query.act_ms or now_ms
     return Refusal(
         decision_id=decision_id,
         time_ms=now_ms,
         decision=decision,
         keys=keys,
         key_id=view.key.key_id,
-        purchase=wire.kind_of(request),
+        purchase=wire.kind_of(query.purchase),
         act_ms=act_ms,
-        service_ms=(query.service_ms if query is not None else 0) or act_ms,
+        service_ms=query.service_ms or act_ms,
         rulebook_version=view.rulebook.version,
         rulebook_sha256=view.rulebook.sha256,
         as_of=as_of,
