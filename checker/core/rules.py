@@ -226,6 +226,8 @@ def parse(source: bytes) -> Rulebook:
         table = tomllib.loads(source.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RulebookError([f"not a TOML text: {error}"]) from None
+    if misshapen := list(_misshapen(table, _SHAPE, "")):
+        raise RulebookError(misshapen)  # nothing below it can be read
     reader = _Reader(table)
     rulebook = reader.read(source)
     if rulebook is None or reader.problems:
@@ -249,6 +251,57 @@ _ROW_KEYS: Final = {
     "until",
 }
 _THRESHOLDS: Final = ("premium_cny", "school_fee_cny", "resort_cap_cny")
+
+
+_TEXTS: Final[list[Any]] = [{"zh": str, "en": str}]
+_DATES: Final[dict[str, Any]] = {"from": date, "until": date}
+_SHAPE: Final[dict[str, Any]] = {
+    "parameters": {key: {} for key in _THRESHOLDS},
+    "notice": {key: {"zh": str, "en": str} for key in ("BARRED", "UNKNOWN", "INVALID_DOCUMENT")},
+    "seat": [{"code": str, "names": {}, "alone": str}],
+    "train": {
+        "items": [str],
+        "list_bars": bool,
+        "basis": {},
+        "alternatives": _TEXTS,
+        "row": [{"seat": str, **_DATES}],
+    },
+    "rule": [
+        {
+            "id": str,
+            "purchase": str,
+            "when": {},
+            "items": [str],
+            "roles": [str],
+            "list_bars": bool,
+            "named_only": bool,
+            "basis": str,
+            "alternatives": _TEXTS,
+            **_DATES,
+        }
+    ],
+}
+"""The kinds of value where one is expected: a table ({}), a list of one kind, or a plain type."""
+
+
+def _misshapen(value: Any, shape: Any, where: str) -> Iterator[str]:
+    """Each place where the TOML holds another kind of value than a rulebook has there."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            yield f"{where}: must be a table"
+            return
+        for name, inner in shape.items():
+            if name in value:
+                yield from _misshapen(value[name], inner, f"{where}.{name}" if where else name)
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            yield f"{where}: must be a list"
+            return
+        for number, one in enumerate(value, 1):
+            yield from _misshapen(one, shape[0], f"{where} {number}")
+    elif not isinstance(value, shape):
+        words = {str: "a text", bool: "true or false", date: "a date such as 2026-01-01"}
+        yield f"{where}: must be {words[shape]}"
 
 
 class _Reader:
@@ -310,7 +363,7 @@ class _Reader:
         if not (isinstance(stars, int) and 1 <= stars <= 5):
             self.problems.append("parameters: min_star must be a whole number from 1 to 5")
         for name, value in given.items():
-            if name in _THRESHOLDS and isinstance(value, dict):
+            if name in _THRESHOLDS:
                 for region, amount in value.items():
                     if not (isinstance(amount, int) and not isinstance(amount, bool) and amount >= 0):
                         self.problems.append(f"parameters.{name}.{region}: must be a whole number of CNY")

@@ -1,8 +1,11 @@
 """The rulebook says what the law says: each cell of domain.md §1.4, each row of §1.2, and what a broken one is told."""
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from checker.core import purchase as p
 from checker.core.decision import Advisory, Outcome, Reason
@@ -275,6 +278,37 @@ def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(RulebookError) as caught:
         parse(source.encode())
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("parameters = 1", "parameters: must be a table"),
+        ("rule = 1", "rule: must be a list"),
+        ("rule = [1]", "rule 1: must be a table"),
+        ("seat = 'x'", "seat: must be a list"),
+        ("notice = 3", "notice: must be a table"),
+        ("train = 5", "train: must be a table"),
+        ("[[rule]]\nitems = 'FLIGHT'", "rule 1.items: must be a list"),
+        ("[[rule]]\nwhen = 1", "rule 1.when: must be a table"),
+        ("[[train.row]]\nseat = 1", "train.row 1.seat: must be a text"),
+        ("[[rule]]\nfrom = 'soon'", "rule 1.from: must be a date"),
+        ("[parameters]\npremium_cny = 5", "parameters.premium_cny: must be a table"),
+    ],
+)
+def test_a_misshapen_rulebook_is_refused_by_place(text: str, named: str) -> None:
+    """Valid TOML of the wrong shape is a named problem, never a crash."""
+    with pytest.raises(RulebookError) as caught:
+        parse(text.encode())
+    assert any(named in problem for problem in caught.value.problems), caught.value.problems
+
+
+@given(st.recursive(st.integers() | st.text(max_size=3) | st.booleans(), lambda inner: st.lists(inner, max_size=3)))
+@pytest.mark.parametrize("name", ["parameters", "notice", "seat", "train", "rule", "version", "effective_from"])
+def test_no_value_crashes_the_reader(name: str, value: object) -> None:
+    """Whatever stands where a table belongs, the answer is a list of problems."""
+    with pytest.raises(RulebookError):
+        parse(f"{name} = {json.dumps(value)}".encode())
 
 
 @pytest.mark.parametrize("source", [b"", b"\xff\xfe", b"version = ", b"[[rule]]\npurchase = 'flight'"])
