@@ -188,6 +188,8 @@ class _Server:
         rotate(self._log)
         self._log_start = self._log_size()
         lock = _lock_out_older_server(directory)
+        for left in (directory / "valkey").glob("temp-*"):  # of a rewrite that was killed; as large as the index
+            left.unlink(missing_ok=True)
         try:
             self._process = subprocess.Popen(
                 [program, *_arguments(where)],

@@ -45,7 +45,7 @@ def wait_for(what: str, condition: Callable[[], bool], deadline_s: float = DEADL
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
-        time.sleep(0.005)
+        time.sleep(0.02)  # looking through /proc is not free
 
 
 def of_supervisor(directory: Path) -> list[int]:
@@ -161,9 +161,9 @@ def test_users_share_one_server_and_the_last_one_stops_it(directory: Path) -> No
 
 
 def test_attaching_is_fast_enough_for_every_command(tmp_path: Path) -> None:
-    """Best of five, whatever else the machine does: an empty index in well under a second, a running one in 0.1."""
+    """Best of three, whatever else the machine does: an empty index in well under a second, a running one in 0.1."""
     cold, warm = [], []
-    for turn in range(5):
+    for turn in range(3):
         directory = tmp_path / str(turn)
         began = time.monotonic()
         with attach(directory):
@@ -173,7 +173,7 @@ def test_attaching_is_fast_enough_for_every_command(tmp_path: Path) -> None:
             warm.append(time.monotonic() - began)
     assert min(cold) < 0.8  # 0.12 s on an idle machine
     assert min(warm) < 0.1  # 2 ms
-    wait_for("no process left behind", lambda: all(nothing_runs(tmp_path / str(turn)) for turn in range(5)))
+    wait_for("no process left behind", lambda: all(nothing_runs(tmp_path / str(turn)) for turn in range(3)))
 
 
 def test_nobody_else_may_look(directory: Path) -> None:
@@ -484,6 +484,17 @@ def filled(directory: Path) -> Path:
         pipe.execute()
     wait_for("the end of the server", lambda: nothing_runs(directory))
     return directory / "valkey" / "appendonlydir" / "appendonly.aof.1.incr.aof"
+
+
+def test_a_killed_rewrite_leaves_no_file_behind(directory: Path) -> None:
+    """The unfinished copy of a rewrite, as large as the index, is gone after the next start; the data is not."""
+    file = filled(directory)
+    unfinished = directory / "valkey" / "temp-rewriteaof-bg-4711.aof"
+    unfinished.write_bytes(b"x" * 1000)
+    with attach(directory) as one, client_of(one.socket_path) as client:
+        assert not unfinished.exists()
+        assert file.exists()
+        assert client.dbsize() == 1000
 
 
 def test_a_torn_last_write_is_cut_off(directory: Path) -> None:
