@@ -1,0 +1,326 @@
+"""One centre made of real processes: console scripts, a private index, files in one folder, everything they print kept.
+
+A stand never reaches into the product: it types commands, reads ready files, sends signals to process ids it started
+and asks over gRPC. Where a test needs to break something, it breaks the process, not our code.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc.aio
+import psutil
+
+from checker.rpc.client import open_channel
+from proto.checker.v1 import check_pb2 as pb
+from proto.checker.v1 import check_pb2_grpc
+
+READY_S = 60.0
+_OURS = ("CHECKER_", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "GRPC_")
+
+
+class Ran(NamedTuple):
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Poll until the condition holds; fails with `what` when it does not in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        time.sleep(0.01)
+
+
+class Checker:
+    """A `checker serve` process with its workers; `address` once it serves."""
+
+    def __init__(self, command: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
+        self._ready = folder / f"{log.stem}.ready.json"
+        self._output = log.open("wb")
+        command = [*command, "--ready-file", str(self._ready)]
+        self.log = log
+        self.process = psutil.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, env=environment
+        )
+        try:
+            wait_for("the ready file", self._is_ready, READY_S)
+        except BaseException:
+            self.close()
+            raise
+        self.address: str = json.loads(self._ready.read_text("utf-8"))["address"]
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log.read_text('utf-8')}"
+        return self._ready.exists()
+
+    def children(self) -> list[psutil.Process]:
+        """Its workers and its companion."""
+        found: list[psutil.Process] = self.process.children()
+        return found
+
+    def answering(self) -> list[psutil.Process]:
+        """Those of its processes that listen for calls."""
+        port = int(self.address.rpartition(":")[2])
+        found = []
+        for child in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                connections = child.net_connections("tcp")
+                if any(one.laddr.port == port and one.status == psutil.CONN_LISTEN for one in connections):
+                    found.append(child)
+        return found
+
+    def stop(self) -> int:
+        """SIGTERM and wait; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code: int = self.process.wait(60)
+        return code
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        if self.process.poll() is None:
+            children = self.children()
+            self.process.kill()
+            self.process.wait()
+            for child in children:  # they drain when their parent is gone
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+                    child.wait(30)
+        self._output.close()
+
+
+class Stand:
+    """See the module. `index`: an index URL; none: `embedded:` below `folder`."""
+
+    def __init__(self, folder: Path, index: str = "") -> None:
+        self.folder = folder
+        self.logs = folder / "logs"
+        self.logs.mkdir(parents=True)
+        self.embedded = None if index else folder / "index"
+        self.index = index or f"embedded:{self.embedded}"
+        self.state = self.embedded or folder / "state"
+        self.key_file = self.state / "key.json"
+        self._checkers: list[Checker] = []
+        self._commands = 0
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        if not self.embedded:
+            self.state.mkdir(mode=0o700)
+            made = self.run("checker", "keys", "new", "--key-file", self.key_file)
+            assert made.code == 0, made.err
+
+    @property
+    def where(self) -> list[str]:
+        """The flags that say which index, key file and state directory."""
+        return ["--index", self.index, "--key-file", str(self.key_file), "--state-dir", str(self.state)]
+
+    def run(self, script: str, *arguments: str | Path, stdin: str = "", seconds: float = 120) -> Ran:
+        """A console script to its end; what it prints is also kept in a file of `logs`."""
+        self._commands += 1
+        done = subprocess.run(
+            [_script(script), *map(str, arguments)],
+            input=stdin.encode(),
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            env=self._environment,
+        )
+        name = f"{self._commands:03}-{script}-{arguments[0]}"
+        (self.logs / f"{name}.out").write_bytes(done.stdout)
+        (self.logs / f"{name}.err").write_bytes(done.stderr)
+        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def start(self, script: str, *arguments: str | Path) -> "subprocess.Popen[bytes]":
+        """A console script whose end the caller waits for."""
+        self._commands += 1
+        with (self.logs / f"{self._commands:03}-{script}-{arguments[0]}.err").open("wb") as output:
+            return subprocess.Popen(
+                [_script(script), *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+            )
+
+    def feed(self, name: str, *lines: dict[str, Any]) -> Path:
+        """A feed file of these lines."""
+        path = self.folder / name
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+        return path
+
+    def import_(self, *feeds: Path, code: int = 0) -> dict[str, Any]:
+        """`checker import` to its end: acknowledged when this returns. Its summary."""
+        ran = self.run("checker", "import", *self.where, "--json", *feeds)
+        assert ran.code == code, ran
+        summary: dict[str, Any] = json.loads(ran.out)
+        return summary
+
+    def serve(self, *flags: str | Path, workers: int = 1, listen: str = "127.0.0.1:0") -> Checker:
+        """A checker that serves when this returns."""
+        self._commands += 1
+        log = self.logs / f"{self._commands:03}-checker-serve.err"
+        command = [_script("checker"), "serve", *self.where, "--listen", listen, "--workers", str(workers)]
+        checker = Checker([*command, *map(str, flags)], self.folder, log, self._environment)
+        self._checkers.append(checker)
+        return checker
+
+    def store(self) -> list[psutil.Process]:
+        """Supervisor first, then server, of the embedded index: those that run now."""
+        supervisors, servers = [], []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if any(word.endswith("supervisor.py") for word in words) and str(self.embedded) in words:
+                    supervisors.append(process)
+                elif process.cwd() == f"{self.embedded}/valkey":
+                    servers.append(process)
+        return supervisors + servers
+
+    def close(self) -> None:
+        """End everything; the embedded index goes when its last user has gone."""
+        for checker in self._checkers:
+            checker.close()
+        if self.embedded:
+            wait_for("the end of the embedded index", lambda: not self.store())
+
+
+def _script(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+# --- questions
+
+
+class Answer(NamedTuple):
+    """An answer and when its question was put and it came, in seconds of `time.monotonic`."""
+
+    asked_at: float
+    came_at: float
+    response: pb.CheckResponse
+
+    @property
+    def outcome(self) -> str:
+        """ALLOWED, BARRED, UNKNOWN or INVALID_DOCUMENT."""
+        return pb.Outcome.Name(self.response.outcome).removeprefix("OUTCOME_")
+
+    @property
+    def reason(self) -> str:
+        """The contract's word without its prefix."""
+        return pb.Reason.Name(self.response.reason).removeprefix("REASON_")
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.came_at - self.asked_at
+
+
+class Caller:
+    """A caller with a connection of its own, so that many callers meet every worker."""
+
+    def __init__(self, address: str) -> None:
+        self.channel: grpc.aio.Channel = open_channel(address)
+        self.stub = check_pb2_grpc.CheckServiceStub(self.channel)
+
+    async def ask(self, request: pb.CheckRequest, timeout_s: float = 20.0) -> Answer:
+        """One question. Retries broken connections, as clients of this service do."""
+        asked_at = time.monotonic()
+        response = await self.stub.Check(request, timeout=timeout_s, wait_for_ready=True)
+        return Answer(asked_at, time.monotonic(), response)
+
+    async def __aenter__(self) -> "Caller":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+
+
+class Callers:
+    """Many callers asking `questions` round and round until the end of the block; all answers are kept.
+
+    `questions`: name -> request; the callers begin at different places. `pause`: seconds each waits after an answer, so
+    that what they watch also gets some of the processors.
+    """
+
+    def __init__(
+        self, address: str, questions: dict[str, pb.CheckRequest], callers: int = 50, pause: float = 0.03
+    ) -> None:
+        self._address = address
+        self._questions = list(questions.items())
+        self._number = callers
+        self._pause = pause
+        self._stop = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.answers: dict[str, list[Answer]] = {name: [] for name in questions}
+        self.rounds = [0] * callers
+        self.failures: list[str] = []
+
+    async def __aenter__(self) -> "Callers":
+        self._tasks = [asyncio.create_task(self._ask(number)) for number in range(self._number)]
+        await self.everyone_asks(1)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+
+    async def everyone_asks(self, rounds: int, seconds: float = 60.0) -> None:
+        """Wait until every caller has put every question so many more times."""
+        goals = [done + rounds + 1 for done in self.rounds]
+        async with asyncio.timeout(seconds):
+            while any(done < goal for done, goal in zip(self.rounds, goals, strict=True)):  # noqa: ASYNC110 - counts
+                await asyncio.sleep(0.005)
+
+    async def until(self, what: str, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Wait for something to show in the answers."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+            await asyncio.sleep(0.005)
+
+    def after(self, name: str, moment: float) -> list[Answer]:
+        """Answers to questions put after that moment."""
+        return [answer for answer in self.answers[name] if answer.asked_at >= moment]
+
+    async def _ask(self, number: int) -> None:
+        async with Caller(self._address) as caller:
+            start = number * len(self._questions) // self._number
+            while not self._stop:
+                for name, request in self._questions[start:] + self._questions[:start]:
+                    try:
+                        self.answers[name].append(await caller.ask(request))
+                    except grpc.aio.AioRpcError as error:
+                        self.failures.append(f"{name}: {error.code().name} {error.details()}")
+                    await asyncio.sleep(self._pause)
+                    if self._stop:
+                        return
+                self.rounds[number] += 1
+
+
+async def aside(work: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+    """Blocking work beside the callers of this loop."""
+    return await asyncio.to_thread(work, *arguments, **more)
+
+
+def answer_to(address: str, request: pb.CheckRequest) -> Answer:
+    """One question from a new connection, outside an event loop."""
+
+    async def ask() -> Answer:
+        async with Caller(address) as caller:
+            return await caller.ask(request)
+
+    return run(ask())
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """`asyncio.run` for tests that are not coroutines."""
+    return asyncio.run(work)
