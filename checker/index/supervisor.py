@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 _TICK_S = 0.05
 _HOUSEKEEPING_S = 0.5
+_BOUND_S = 3.0  # a server that lives this long has bound its socket: it does so before it loads
 _SETTLED_S = 10.0  # a server that lived this long is restarted at once
 _MAX_BACKOFF_S = 5.0
 _MAX_UNREADY = 5  # servers in a row that ended before they answered
@@ -361,8 +362,8 @@ class Supervisor:
                     server.stop()
                     _say(f"server {server.pid} stopped: DIR was removed or renamed")
                     return False
-                # Removed so soon that its answer was never seen here, it still is missing long after the start.
-                if (answered or checked - began > _SETTLED_S) and not self._where.path.exists():
+                # `answered` stays false if the socket is removed before this process has used it.
+                if (answered or checked - began > _BOUND_S) and not self._where.path.exists():
                     _say(f"server {server.pid}: its socket was removed: restarting it")
                     server.stop()
                 self._housekeep()

@@ -142,7 +142,11 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     """A DIR to be; afterwards no process of it is left, whatever the test did."""
     place = tmp_path / "index"
     yield place
-    wait_for("no process left behind", lambda: nothing_runs(place))
+    try:
+        wait_for("no process left behind", lambda: nothing_runs(place))
+    finally:
+        for process in of_supervisor(place) + of_server(place):
+            os.kill(process, signal.SIGKILL)
 
 
 def test_users_share_one_server_and_the_last_one_stops_it(directory: Path) -> None:
