@@ -3,7 +3,6 @@
 Same methods and sizes as the checker's, no parsing, no interceptor. Prints its address and serves until terminated.
 """
 
-import asyncio
 import sys
 
 import grpc

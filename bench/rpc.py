@@ -31,12 +31,13 @@ def _request(number: int) -> pb.CheckRequest:
     """A valid resident ID of 18xx that no feed here lists, on a train a measure could forbid."""
     return pb.CheckRequest(
         item_id=str(number),
-        subject=pb.Subject(document=pb.Document(type="DOCUMENT_TYPE_RESIDENT_ID", number=_resident_id(number))),
+        subject=pb.Subject(document=pb.Document(type="DOCUMENT_TYPE_RESIDENT_ID", number=resident_id(number))),
         purchase=pb.Purchase(train=pb.TrainSeat(train_code="G1", seat_code="O", seat_name="二等座")),
     )
 
 
-def _resident_id(number: int) -> str:
+def resident_id(number: int) -> str:
+    """A valid synthetic resident ID, born 1880, one of a thousand."""
     body = f"44052418800101{number % 1000:03d}"
     weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
     total = sum(int(digit) * weight for digit, weight in zip(body, weights, strict=True))
@@ -125,7 +126,9 @@ def run(rounds: int = 5, calls: int = 8000) -> list[Result]:
         with _process(command, capture=True) as echo:
             assert echo.stdout is not None
             echo_address = echo.stdout.readline().strip()
-            measured: dict[str, list[tuple[float, float]]] = {name: [] for name in ("ours", "echo", "many", "echo_many")}
+            measured: dict[str, list[tuple[float, float]]] = {
+                name: [] for name in ("ours", "echo", "many", "echo_many")
+            }
             for _ in range(rounds):
                 for name, where, family, method, requests, count in (
                     ("ours", address, pid, "Check", unary, calls),

@@ -1,0 +1,114 @@
+"""A court feed into the embedded index, by the command a user types, and what it occupies there.
+
+The rate's floor is redis-py writing the same number of 80-byte hashes through pipelines into the same kind of server
+(append-only file, fsync always). Memory is the server's own count, records written through the index as the importer
+does, against an empty server.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+import uvloop
+
+from bench.result import Result
+from checker.core.measure import FOREVER_MS, NINE_ITEMS, Addition, Kind, Measure, Role, State, encode_record
+from checker.index.base import IndexKey
+from checker.index.embedded import attach
+from checker.index.urls import unix_index
+
+_BATCH = 1000
+
+
+def _run(*command: str) -> str:
+    return subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True, text=True).stdout
+
+
+def _floor(writes: int) -> float:
+    """Pipelined HSETs per second by redis-py."""
+    with tempfile.TemporaryDirectory() as folder, attach(Path(folder) / "index") as attached:
+        client = redis.Redis(unix_socket_path=str(attached.socket_path))
+        value = bytes(80)
+        start = time.perf_counter()
+        for first in range(0, writes, _BATCH):
+            pipeline = client.pipeline(transaction=False)
+            for number in range(first, first + _BATCH):
+                pipeline.hset(f"k:{number:016d}", "M0000123456", value)  # type: ignore[arg-type]  # bytes are fine
+            pipeline.execute()
+        seconds = time.perf_counter() - start
+        client.close()
+    return writes / seconds
+
+
+def run_rate(people: int = 100_000) -> list[Result]:
+    """Import a made feed; keys per wall second, start of the command and of the server included in neither figure."""
+    with tempfile.TemporaryDirectory() as folder:
+        feed = Path(folder) / "feed"
+        _run("loadtest", "make-feed", "--people", str(people), "--seed", "1", "--out", str(feed))
+        summary = json.loads(
+            _run("checker", "import", "--json", "--index", f"embedded:{folder}/index", str(feed / "feed.jsonl"))
+        )
+    assert not summary["rejected"]
+    rate = summary["keys"] / summary["seconds"]
+    floor = _floor(100_000)
+    return [
+        Result("import of a court feed", rate, "keys/s", "redis-py pipelined HSET, same server", floor, rate / floor,
+               "≥ 25 000 keys/s", f"{summary['lines']:,} lines, {summary['keys']:,} document keys, one process")
+    ]  # fmt: skip
+
+
+def _additions(keys: int) -> list[Addition]:
+    """Realistic measures: two documents each, four name digests, court and case as long as real ones."""
+    source = random.Random(1)
+    made = []
+    for number in range(keys // 2):
+        record = encode_record(
+            Measure(f"M{number:010d}", number + 1, State.ACTIVE, Kind.ORDER, Role.DEBTOR_PERSON, NINE_ITEMS, False, False,
+                    1_600_000_000_000, FOREVER_MS, -20_000, source.randbytes(24), ())
+        )  # fmt: skip
+        records = {source.randbytes(16): record, source.randbytes(16): record}
+        made.append(
+            Addition(
+                number + 1, f"M{number:010d}", records, "合成市第一人民法院", f"（2025）京0105执{number % 90000}号"
+            )
+        )
+    return made
+
+
+async def _occupied(socket_path: str, keys: int) -> tuple[float, float]:
+    """Bytes per document key: of the record's own key, and of everything."""
+    client = redis.Redis(unix_socket_path=socket_path)
+    index = unix_index(socket_path)
+    await index.open(IndexKey("bench", bytes(16)), create=True)
+    empty = client.info("memory")["used_memory"]
+    additions = _additions(keys)
+    for first in range(0, len(additions), _BATCH):
+        await index.apply(additions[first : first + _BATCH])
+    used = client.info("memory")["used_memory"] - empty
+    names = [name for _, name in zip(range(2000), client.scan_iter(match="*:k:*", count=1000), strict=False)]
+    record = sum(client.memory_usage(name) or 0 for name in names) / len(names)
+    await index.close()
+    client.close()
+    return record, used / keys
+
+
+def run_memory(keys: int = 1_000_000) -> list[Result]:
+    """Bytes per document key in the server."""
+    with tempfile.TemporaryDirectory() as folder, attach(Path(folder) / "index") as attached:
+        record, everything = uvloop.run(_occupied(str(attached.socket_path), keys))
+    payload = 16 + 11 + 33 + 24  # digest, measure id, record, four name digests
+    return [
+        Result("memory, the record's key", record, "B/key", "its payload", payload, record / payload, "≤ 200 B", ""),
+        Result("memory, all told", everything, "B/key", "its payload", payload, everything / payload, "≤ 300 B",
+               f"{keys:,} document keys, two per measure, journal included"),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    for result in [*run_rate(), *run_memory()]:
+        print(result)
