@@ -68,10 +68,11 @@ def _write(results: list[Result], path: Path) -> None:
     lines = [
         "# Performance",
         "",
-        "Written by `make bench`; every figure is measured beside its floor in the same run. Read the ratios: they travel",
-        "between machines, the times do not.",
+        "Written by `make bench`; every figure is measured beside its floor in the same run. Read the ratios: they",
+        "travel between machines, the times do not.",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {platform.system()}.",
         "",
         "| figure | measured | floor | ratio | goal | note |",
         "| --- | ---: | --- | ---: | --- | --- |",
@@ -86,12 +87,12 @@ def _write(results: list[Result], path: Path) -> None:
 _READING = [
     "## How to read it",
     "",
-    "- *in-process check*: `lookup.begin` for a valid resident ID that the filter does not hold, as it runs in a booking",
-    "  system's own process. Validation, rule, keyed digest, filter and decision; no network.",
-    "- *server CPU*: user and system seconds of the server process per call, from the kernel, at 32 calls in flight, client",
-    "  in another process. The echo answers with bytes of the same size and parses nothing.",
-    "- *filter* figures are for 10 million keys at an error rate of 1e-4; pybloom-live's own `add` is timed on part of them",
-    "  and scaled.",
+    "- *in-process check*: `lookup.begin` for a valid resident ID that the filter does not hold, as it runs in a",
+    "  booking system's own process. Validation, rule, keyed digest, filter and decision; no network.",
+    "- *server CPU*: user and system seconds of the server process per call, from the kernel, at 32 calls in flight,",
+    "  client in another process. The echo answers with bytes of the same size and parses nothing.",
+    "- *filter* figures are for 10 million keys at an error rate of 1e-4; pybloom-live's own `add` is timed on part of",
+    "  them and scaled.",
     "- *memory* is the server's own count after the import, against an empty server.",
 ]
 

@@ -1,4 +1,4 @@
-"""The floor: a bare grpc.aio server on uvloop that answers every call with the same bytes. `python -m bench.echo_server`
+"""The floor: a bare grpc.aio server on uvloop that answers every call with the same bytes.
 
 Same methods and sizes as the checker's, no parsing, no interceptor. Prints its address and serves until terminated.
 """
@@ -21,7 +21,7 @@ class _Echo(grpc.GenericRpcHandler):
         async def reply(request: bytes, context: object) -> bytes:
             return answer
 
-        return grpc.unary_unary_rpc_method_handler(reply)  # type: ignore[arg-type]  # typed for threads, not asyncio
+        return grpc.unary_unary_rpc_method_handler(reply)
 
 
 async def _serve(unary: int, batch: int) -> None:

@@ -38,7 +38,7 @@ def _floor(writes: int) -> float:
         for first in range(0, writes, _BATCH):
             pipeline = client.pipeline(transaction=False)
             for number in range(first, first + _BATCH):
-                pipeline.hset(f"k:{number:016d}", "M0000123456", value)  # type: ignore[arg-type]  # bytes are fine
+                pipeline.hset(f"k:{number:016d}", "M0000123456", value)
             pipeline.execute()
         seconds = time.perf_counter() - start
         client.close()
@@ -67,16 +67,25 @@ def _additions(keys: int) -> list[Addition]:
     source = random.Random(1)
     made = []
     for number in range(keys // 2):
-        record = encode_record(
-            Measure(f"M{number:010d}", number + 1, State.ACTIVE, Kind.ORDER, Role.DEBTOR_PERSON, NINE_ITEMS, False, False,
-                    1_600_000_000_000, FOREVER_MS, -20_000, source.randbytes(24), ())
-        )  # fmt: skip
-        records = {source.randbytes(16): record, source.randbytes(16): record}
-        made.append(
-            Addition(
-                number + 1, f"M{number:010d}", records, "合成市第一人民法院", f"（2025）京0105执{number % 90000}号"
-            )
+        measure = Measure(
+            measure_id=f"M{number:010d}",
+            sequence=number + 1,
+            state=State.ACTIVE,
+            kind=Kind.ORDER,
+            role=Role.DEBTOR_PERSON,
+            items=NINE_ITEMS,
+            items_named=False,
+            disputed=False,
+            effective_from_ms=1_600_000_000_000,
+            effective_to_ms=FOREVER_MS,
+            adult_from_day=-20_000,
+            names=source.randbytes(24),
+            exemptions=(),
         )
+        record = encode_record(measure)
+        records = {source.randbytes(16): record, source.randbytes(16): record}
+        case = f"（2025）京0105执{number % 90_000}号"
+        made.append(Addition(number + 1, measure.measure_id, records, "合成市第一人民法院", case))
     return made
 
 

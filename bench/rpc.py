@@ -1,7 +1,7 @@
 """What a check costs the server's processor: unary and in batches of 100, beside a bare echo of the same sizes.
 
 CPU seconds of the server process (user and system, from the kernel) per call, client in this process, 32 calls in
-flight. Rounds of ours and the echo alternate, so that both see the same machine; the ratio is the median of the rounds'.
+flight. Rounds of ours and the echo alternate, so that both see the same machine; ratios are medians of the rounds'.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ async def _drive(call: Any, requests: list[bytes], calls: int) -> float:
 async def _cost(address: str, pid: int, method: str, requests: list[bytes], calls: int) -> tuple[float, float]:
     """CPU seconds of the server per call, and calls per wall second."""
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_unary(f"/checker.v1.CheckService/{method}")
+        call: Any = channel.unary_unary(f"/checker.v1.CheckService/{method}")
         await _drive(call, requests, calls // 10)
         before = _cpu(pid)
         wall = await _drive(call, requests, calls)
@@ -117,7 +117,7 @@ async def _sizes(address: str, unary: bytes, batch: bytes) -> tuple[int, int]:
 
 
 def run(rounds: int = 5, calls: int = 8000) -> list[Result]:
-    """Measure; answers are decoded and checked before. The index is in memory and empty: every check is a filter miss."""
+    """Measure; answers are decoded and checked before. The index is in memory and empty: every check is a miss."""
     unary = [_request(number).SerializeToString() for number in range(1000)]
     batch = [pb.BatchCheckRequest(items=[_request(number) for number in range(BATCH)]).SerializeToString()]
     with checker("memory:") as (address, pid):
