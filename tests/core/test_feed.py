@@ -170,6 +170,11 @@ def test_a_line_without_time_is_of_the_import() -> None:
         ("2004-02-29", [paper("PRC_PASSPORT", "E00001234")], date(2022, 3, 1)),
         ("2011-01-05", [paper("RESIDENT_ID", "710000201012310021")], date(2029, 1, 5)),
         ("1880-01-01", [paper("RESIDENT_ID", "710000201012310021")], date(2028, 12, 31)),
+        (
+            ...,
+            [paper("RESIDENT_ID", "710000201012310021"), paper("RESIDENT_ID", "440524188001010014")],
+            date(2028, 12, 31),
+        ),
         (..., [paper("PRC_PASSPORT", "E00001234")], None),
     ],
 )

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +134,45 @@ async def test_files_are_taken_in_the_order_of_their_sequences(index: MemoryInde
     assert (summary.exit_code, (await index.head()).feed_sequence) == (0, 3)
 
 
-async def test_lines_in_any_order_are_one_sequence(index: MemoryIndex, tmp_path: Path) -> None:
-    """The sequence numbers count, not the places in the file."""
+class _Watched(MemoryIndex):
+    """Compares each acknowledgement with what has been applied by then."""
+
+    def __init__(self, additions: set[int]) -> None:
+        super().__init__()
+        self._pending = additions
+        self.heads: list[int] = []
+
+    async def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        applied = await super().apply(changes)
+        self._pending -= {change.sequence for change in changes}
+        return applied
+
+    @asynccontextmanager
+    async def lease(self, holder: str) -> AsyncIterator[Any]:
+        async with super().lease(holder) as lease:
+
+            class Watching:
+                async def advance(_, head: Head) -> None:  # noqa: N805 -- `self` is the index
+                    assert not [sequence for sequence in self._pending if sequence <= head.feed_sequence]
+                    self.heads.append(head.feed_sequence)
+                    await lease.advance(head)
+
+            yield Watching()
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_lines_in_any_order_are_one_sequence(seed: int, tmp_path: Path) -> None:
+    """The sequence numbers count, not the places in the file, and the head never passes what is not yet applied."""
+    index = _Watched(set(range(1, 40)))
+    await index.open(INDEX_KEY, create=True)
     lines = [add(number, f"M{number}", number) for number in range(1, 40)]
-    random.Random(1).shuffle(lines)
+    if seed:
+        random.Random(seed).shuffle(lines)
     summary = await run(index, tmp_path, write(tmp_path / "f", lines))
     assert (summary.exit_code, (await index.head()).feed_sequence) == (0, 39)
     assert all([await is_active(index, number) for number in range(1, 40)])
+    assert index.heads == sorted(index.heads)
+    assert len(index.heads) > 10 or seed
 
 
 async def test_a_rebinding_addition_frees_what_it_no_longer_names(index: MemoryIndex, tmp_path: Path) -> None:
