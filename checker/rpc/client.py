@@ -19,9 +19,9 @@ RETRY_SERVICE_CONFIG = json.dumps(
                 "name": [{"service": "checker.v1.CheckService"}],
                 "retryPolicy": {
                     "maxAttempts": 5,
-                    "initialBackoff": "0.01s",
-                    "maxBackoff": "0.2s",
-                    "backoffMultiplier": 3,
+                    "initialBackoff": "0.02s",
+                    "maxBackoff": "0.5s",
+                    "backoffMultiplier": 4,
                     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
@@ -48,6 +48,11 @@ def open_channel(
         ("grpc.service_config", RETRY_SERVICE_CONFIG),
         # Channels of one process would else share one connection, so all its calls one worker.
         ("grpc.use_local_subchannel_pool", 1),
+        # A connection may reach a dying worker and be reset; gRPC's default waits a second before the next, which is
+        # longer than all retries together.
+        ("grpc.initial_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", 50),
+        ("grpc.max_reconnect_backoff_ms", 2000),
     ]
     if server_name is not None:
         options.append(("grpc.ssl_target_name_override", server_name))

@@ -34,7 +34,7 @@ from google.rpc import error_details_pb2, status_pb2
 from checker.errors import CheckerError, DeadlineTooShort, InvalidRequest, Overloaded
 from checker.rpc.admission import Admission, StreamWindow
 from checker.rpc.quota import Quota
-from checker.rpc.roles import Caller, Callers, authorise_method
+from checker.rpc.roles import OPEN, Caller, Callers, authorise_method
 
 _log = logging.getLogger("checker.rpc")
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -121,6 +121,13 @@ class Guard:
             return self._wrap_stream(method, handler)
         return self._wrap_unary(method, handler)
 
+    def wrap_open(self, method: str, handler: Any) -> Handler:
+        """A handler open to all and without limits (health, reflection); its streams end at a drain like all others."""
+        if handler.request_streaming or handler.response_streaming:
+            return self._wrap_stream(method, handler, open_to_all=True)
+        unchanged: Handler = handler
+        return unchanged
+
     # -- drain
 
     def end_streams(self) -> None:
@@ -166,6 +173,8 @@ class Guard:
 
     def _wrap_unary(self, method: str, handler: Any) -> Handler:
         behaviour = handler.unary_unary
+        if not inspect.iscoroutinefunction(behaviour):
+            raise TypeError(f"{method}: its handler must be a coroutine function")
         parse = handler.request_deserializer
         serialise = handler.response_serializer
         weigh = _WEIGHTS.get(method, _one)
@@ -210,23 +219,30 @@ class Guard:
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def _wrap_stream(self, method: str, handler: Any) -> Handler:
+    def _wrap_stream(self, method: str, handler: Any, *, open_to_all: bool = False) -> Handler:
         asks = "stream" if handler.request_streaming else "unary"
         kind = f"{asks}_stream" if handler.response_streaming else f"{asks}_unary"
         behaviour = getattr(handler, kind)
         yields = inspect.isasyncgenfunction(behaviour)
+        if not yields and not inspect.iscoroutinefunction(behaviour):
+            raise TypeError(f"{method}: its handler must be a coroutine function or an async generator")
         limits = self.limits
+        lifetime = math.inf if open_to_all else limits.stream_lifetime
+        longest = None if open_to_all else limits.stream_lifetime + limits.stream_patience
+        quota = None if open_to_all else self._quota
+        observe = None if open_to_all else self._observe
 
-        async def run(raw_or_messages: Any, context: Any, call: Call, progress: "_Progress") -> Any:
+        async def run(raw_or_messages: Any, context: Any, caller: Caller, progress: "_Progress") -> Any:
             loop = asyncio.get_running_loop()
-            async with asyncio.timeout(limits.stream_lifetime + limits.stream_patience) as scope:
+            async with asyncio.timeout(longest) as scope:
                 window = StreamWindow(limits.stream_in_flight, self.admission, lambda: scope.reschedule(loop.time()))
-                timer = loop.call_later(limits.stream_lifetime, window.end)
+                timer = None if open_to_all else loop.call_later(lifetime, window.end)
                 self._windows.add(window)
                 progress.window = window
                 try:
                     if handler.request_streaming:
-                        request = self._read(context, call.caller, window, progress, counted=handler.response_streaming)
+                        counted = handler.response_streaming
+                        request = self._read(context, caller, quota, window, progress, counted=counted)
                     else:
                         request = handler.request_deserializer(raw_or_messages)
                     if not handler.response_streaming:
@@ -238,7 +254,8 @@ class Guard:
                     else:
                         await behaviour(request, _Answering(context, window))
                 finally:
-                    timer.cancel()
+                    if timer is not None:
+                        timer.cancel()
                     self._windows.discard(window)
                     window.close()
             if progress.refused is not None:
@@ -253,10 +270,12 @@ class Guard:
             admitted, code = 0, grpc.StatusCode.OK
             progress = _Progress()
             try:
+                if open_to_all:
+                    return await run(raw_or_messages, context, OPEN, progress)
                 call = self._admit(method, context)
                 admitted = 1
                 _current.set(call)
-                return await run(raw_or_messages, context, call, progress)
+                return await run(raw_or_messages, context, call.caller, progress)
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
                 raise
@@ -265,9 +284,7 @@ class Guard:
                 raise
             except Exception as error:
                 reason = error
-                if isinstance(error, TimeoutError) and progress.overdue(
-                    limits.stream_lifetime + limits.stream_patience
-                ):
+                if isinstance(error, TimeoutError) and progress.overdue(longest):
                     reason = progress.refused or StreamEnded(_STREAM_ENDED)
                 status = to_status(method, reason, context)
                 code = status.code
@@ -276,8 +293,8 @@ class Guard:
             finally:
                 self.admission.in_flight -= admitted
                 self._leave()
-                if self._observe is not None:
-                    self._observe(method, code, time.perf_counter() - start, progress.items)
+                if observe is not None:
+                    observe(method, code, time.perf_counter() - start, progress.items)
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         # A stream's messages are parsed and serialised in read and write, which our frames surround; single ones above.
@@ -289,7 +306,14 @@ class Guard:
         return wrapped
 
     async def _read(
-        self, context: Any, caller: Caller, window: StreamWindow, progress: "_Progress", *, counted: bool
+        self,
+        context: Any,
+        caller: Caller,
+        quota: Quota | None,
+        window: StreamWindow,
+        progress: "_Progress",
+        *,
+        counted: bool,
     ) -> AsyncIterator[Message]:
         """The caller's messages, one when there is room; ends early when the stream must end or the quota is gone."""
         while not window.ending:
@@ -299,8 +323,8 @@ class Guard:
                 window.exhausted = True
                 return
             try:
-                if self._quota is not None:
-                    self._quota.spend(caller, 1)
+                if quota is not None:
+                    quota.spend(caller, 1)
             except Overloaded as refusal:  # what was read before is still answered
                 progress.refused = refusal
                 return
@@ -324,9 +348,11 @@ class _Progress:
         self.refused: Overloaded | None = None
         self.window: StreamWindow | None = None
 
-    def overdue(self, seconds: float) -> bool:
-        """Whether a TimeoutError is our own cut, not the handler's."""
-        return (self.window is not None and self.window.ending) or time.monotonic() - self._start >= seconds
+    def overdue(self, seconds: float | None) -> bool:
+        """Whether a TimeoutError is our own cut, not the handler's. `seconds`: the longest a stream may last."""
+        if self.window is not None and self.window.ending:
+            return True
+        return seconds is not None and time.monotonic() - self._start >= seconds
 
 
 class _Answering:

@@ -54,6 +54,7 @@ class Caller(NamedTuple):
 
 
 LOOPBACK = Caller("loopback", Role.ALL, detail=True)
+OPEN = Caller("anyone", Role.BOOKING)  # of health and reflection, which ask nobody who they are
 ANONYMOUS_BOOKING = Caller("anonymous", Role.BOOKING)
 
 _CHECKS = frozenset({Role.BOOKING, Role.EDGE, Role.OPERATOR, Role.ALL})

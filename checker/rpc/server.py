@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from checker.errors import UsageError
 from checker.rpc.interceptors import ByName, Guard
@@ -34,6 +34,7 @@ from checker.rpc.interceptors import ByName, Guard
 _log = logging.getLogger("checker.rpc")
 
 CHECK_SERVICE = "checker.v1.CheckService"
+_SENDING = 2.0  # seconds for answers that are made when the grace ends
 Register = Callable[[Any], None]
 
 
@@ -92,9 +93,13 @@ class RpcServer:
         )
         register(guard.protect(self._server))
         self.health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, ByName(self._server))
+        open_to_all = ByName(self._server, guard.wrap_open)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, open_to_all)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, ByName(self._server))
+        # Not enable_server_reflection: it takes whatever is not grpc.aio.Server for a threaded one.
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names), open_to_all
+        )
 
     async def start(self) -> str:
         """Serve; returns the address, with the real port. UsageError if the address cannot be listened on."""
@@ -124,10 +129,13 @@ class RpcServer:
         await self.ready(serving=False)
         await asyncio.sleep(self._settings.drain_pause)
         grace = self._settings.drain_grace
-        stopping = asyncio.create_task(self._server.stop(grace))  # from here on no new calls
+        # From here on no new calls. A handler that has returned has not sent its answer yet: only gRPC knows when all
+        # is sent, and then its stop returns by itself.
+        stopping = asyncio.create_task(self._server.stop(grace + _SENDING))
         self._guard.end_streams()
         cut = await self._guard.wait_idle(grace)
-        await self._server.stop(None)  # health and reflection streams never end by themselves
+        if cut:
+            await self._server.stop(None)
         await stopping
         if cut:
             _log.warning("stopped: %d calls were cut off after %g s of grace", cut, grace)

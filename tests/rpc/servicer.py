@@ -116,6 +116,7 @@ class Job(NamedTuple):
     quota: Any = None  # path
     tls: TlsFiles | None = None
     wait: float = 0.0
+    pause: float = 0.1
     fail: str = ""
 
 
@@ -148,7 +149,7 @@ def work(context: WorkerContext) -> None:
         else:
             callers = Callers.plaintext(loopback=job.roles.anonymous is None, roles=job.roles)
         server = RpcServer(
-            ServerSettings(drain_pause=0.1, drain_grace=5.0),
+            ServerSettings(drain_pause=job.pause, drain_grace=5.0),
             lambda registry: check_pb2_grpc.add_CheckServiceServicer_to_server(Slow(job.wait), registry),
             Guard(callers, quota=quota),
             listen=context.listen,

@@ -57,16 +57,16 @@ async def test_a_handler_learns_its_caller_and_its_deadline() -> None:
 
 async def test_too_short_a_deadline_is_refused_at_once_naming_both_figures() -> None:
     """A call with less than the budget left never reaches its handler."""
-    limits = Limits(min_budget=2.0)
+    limits = Limits(min_budget=60.0)
     async with served(limits=limits) as tiny, grpc.aio.insecure_channel(tiny.address) as channel:
         start = time.monotonic()
-        error = await _fails(_stub(channel).Check(CheckRequest(), timeout=1.5))
+        error = await _fails(_stub(channel).Check(CheckRequest(), timeout=30))
 
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < 15
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         text = str(error.details())
-        assert text.endswith(" ms are left of the deadline, an answer needs 2000 ms: set a longer deadline")
-        assert 500 < float(text.split()[0]) <= 1500
+        assert text.endswith(" ms are left of the deadline, an answer needs 60000 ms: set a longer deadline")
+        assert 15_000 < float(text.split()[0]) <= 31_000  # the wire rounds up
         assert tiny.servicer.calls == []
 
 

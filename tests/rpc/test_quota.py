@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -112,21 +113,22 @@ def test_callers_do_not_share_and_unlimited_ones_are_never_refused(tmp_path: Pat
     quota.close()
 
 
-def _drain(path: Path, roles: Roles, name: str, now: float, out: "multiprocessing.Queue[int]") -> None:
-    quota = Quota(path, roles, clock=lambda: now)
-    caller = roles.callers[name]
-    out.put(sum(_may(quota, caller, 1) for _ in range(3000)))
+def _drain(path: Path, roles: Roles, start: Any, out: "multiprocessing.Queue[int]") -> None:
+    quota = Quota(path, roles, clock=lambda: 5.0)
+    caller = roles.callers["a"]
+    start.wait()
+    out.put(sum(_may(quota, caller, 1) for _ in range(20_000)))
     quota.close()
 
 
 def test_two_processes_at_once_share_one_bucket(tmp_path: Path) -> None:
-    """Two processes spending as fast as they can get the burst together, less at most what is left of a chunk."""
-    caller = _caller("a", 100.0, 2000.0)
+    """Two processes spending as fast as they can, each check under the lock, get the burst to the last check."""
+    caller = _caller("a", 0.001, 20_000.0)  # so slow that a chunk is less than one check
     roles = _roles(caller)
     create(tmp_path / "q", roles, 5.0)
     context = multiprocessing.get_context("spawn")
-    out = context.Queue()
-    both = [context.Process(target=_drain, args=(tmp_path / "q", roles, "a", 5.0, out)) for _ in range(2)]
+    out, start = context.Queue(), context.Barrier(2)
+    both = [context.Process(target=_drain, args=(tmp_path / "q", roles, start, out)) for _ in range(2)]
     for process in both:
         process.start()
     counts = [out.get(timeout=30) for _ in both]
@@ -135,7 +137,8 @@ def test_two_processes_at_once_share_one_bucket(tmp_path: Path) -> None:
     out.close()
     out.join_thread()
 
-    assert 1998 <= sum(counts) <= 2000
+    assert sum(counts) == 20_000
+    assert min(counts) > 0
 
 
 def test_a_torn_bucket_grants_nothing_until_it_fills_again(tmp_path: Path) -> None:

@@ -170,15 +170,17 @@ async def test_workers_share_one_port_and_a_killed_one_costs_no_call(tmp_path: P
 
 async def test_sigterm_drains_every_worker_and_exits_0(tmp_path: Path) -> None:
     """On SIGTERM calls in progress are answered, the parent exits 0, no worker and no ready file is left."""
-    async with _parent(tmp_path, Job(wait=0.3)) as parent:
+    async with _parent(tmp_path, Job(wait=1.5, pause=1.0)) as parent:
         children = parent.workers()
         async with open_channel(parent.address) as one, open_channel(parent.address) as two:
+            for channel in (one, two):
+                await channel.channel_ready()
             calls = [
                 asyncio.ensure_future(check_pb2_grpc.CheckServiceStub(channel).Check(CheckRequest(), timeout=10))
                 for channel in (one, two)
                 for _ in range(10)
             ]
-            await asyncio.sleep(0.1)
+            # They arrive within the pause, and take longer than it: answered by the drain or not at all.
             parent.process.send_signal(signal.SIGTERM)
             answers = await asyncio.gather(*calls)
             assert len(answers) == 20
@@ -190,11 +192,11 @@ async def test_sigterm_drains_every_worker_and_exits_0(tmp_path: Path) -> None:
 
 async def test_workers_drain_when_their_parent_is_killed(tmp_path: Path) -> None:
     """`kill -9` of the parent leaves no worker behind, and a call in progress is still answered."""
-    async with _parent(tmp_path, Job(wait=0.3)) as parent:
+    async with _parent(tmp_path, Job(wait=1.5, pause=1.0)) as parent:
         children = parent.workers()
         async with open_channel(parent.address) as channel:
+            await channel.channel_ready()
             call = asyncio.ensure_future(check_pb2_grpc.CheckServiceStub(channel).Check(CheckRequest(), timeout=10))
-            await asyncio.sleep(0.1)
             parent.process.kill()
             await parent.stopped()
             assert (await call).outcome == check_pb2.OUTCOME_ALLOWED
