@@ -20,6 +20,10 @@ DIGEST_BYTES = 16
 SECRET_BYTES = 32
 
 
+_LENGTHS = [bytes([length]) for length in range(256)]
+_KINDS = [b"\x01" + one for one in _LENGTHS]
+
+
 class Algorithm(StrEnum):
     """The MACs a digest key may name."""
 
@@ -63,7 +67,8 @@ class DigestKey:
         raw = number.encode()
         land = country.encode()
         mac = self._mac.copy()
-        mac.update(b"\x01%c%c%b%c%b" % (kind, len(land), land, len(raw), raw))
+        # purpose | type | length, country | length, number: the lengths keep "A" "BC" apart from "AB" "C"
+        mac.update(_KINDS[kind] + _LENGTHS[len(land)] + land + _LENGTHS[len(raw)] + raw)
         return mac.digest()[:DIGEST_BYTES]
 
     def name(self, canonical: str) -> bytes:
