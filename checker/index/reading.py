@@ -3,9 +3,8 @@
 - All look-ups of one event-loop tick share one pipeline. It runs in a task of its own, so a caller that gives up or is
   cancelled disturbs nobody. A connection that failed or came late is dropped with everything it still owed.
 - Each pipeline begins with ROLE; a replica's answers count for nothing. A connection's server is also asked for its
-  identity (run id and replication id: new after every restart and every promotion) when the connection is made and
-  again whenever half a second has passed: unless that identity is known to be reconciled, its answers count for nothing
-  either.
+  identity (`identity`: new after every restart and every promotion) when the connection is made and again whenever half
+  a second has passed: unless that identity is known to be reconciled, its answers count for nothing either.
 - Breaker: after three failures or late answers in a row every question is answered `None` at once, while one
   background task tries to get a working connection; with that, reading goes on by itself.
 """
@@ -36,10 +35,22 @@ _ROLE: Final = pack((b"ROLE",))
 _INFO: Final = pack((b"INFO", b"server", b"replication"))
 
 
+NEVER_PROMOTED: Final = "0" * 40
+
+
 def identity(info: bytes) -> str:
-    """Run id and replication id from INFO: another process, or the same after a promotion, has another identity."""
+    """From INFO, what is new after every restart and every promotion: `run id:replication id before the promotion`.
+
+    The present replication id will not do: it also changes when a first replica is attached.
+    """
     values = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
-    return f"{values.get(b'run_id', b'').decode()}:{values.get(b'master_replid', b'').decode()}"
+    return f"{values.get(b'run_id', b'').decode()}:{values.get(b'master_replid2', b'').decode()}"
+
+
+def unpromoted(name: str) -> str | None:
+    """The same process's identity before it was ever promoted; None if that is what `name` is."""
+    run, _, before = name.partition(":")
+    return None if before == NEVER_PROMOTED else f"{run}:{NEVER_PROMOTED}"
 
 
 class Ask:

@@ -75,7 +75,7 @@ from checker.index.base import (
     lease_lost,
 )
 from checker.index.node import Node, pack, translate
-from checker.index.reading import Ask, Fields, Reader, fields_of, identity
+from checker.index.reading import Ask, Fields, Reader, fields_of, identity, unpromoted
 from checker.index.routing import OneServer, Routing
 
 LEASE_TTL_S: Final = 10.0
@@ -86,6 +86,7 @@ _WINDOW_BYTES: Final = len(encode_window(0, Window(0, 0, 0)))
 _ENTRY_KEYS: Final = 250  # one entry fills one node (4 kB) of the stream
 _APPEND_ENTRIES: Final = 200
 _PAGE_ENTRIES: Final = 1000
+_AWAY_S: Final = 1.0  # how long a starting reader waits for a shard that does not answer
 _SCAN_COUNT: Final = b"500"
 _SYNC_TIMEOUT_MS: Final = 5_000
 _REDIRECTIONS: Final = 8
@@ -209,18 +210,18 @@ class RedisIndex:
         self._reconciled_asked_at = float("-inf")
         self._seen_unreconciled: frozenset[str] = frozenset()
         self._lease: _RedisLease | None = None
+        self._lease_keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Opening
 
     async def open(self, key: IndexKey, *, create: bool) -> None:
         await self._routing.refresh()
-        for node in self._routing.nodes():
-            try:
-                await self._prepare(node)
-            except IndexUnavailable:
-                if create or len(self._routing.nodes()) == 1:
-                    raise  # a reader may start while one shard is away: its hits are UNKNOWN meanwhile
+        nodes = self._routing.nodes()
+        if create or len(nodes) == 1:
+            await _all([self._prepare(node) for node in nodes])
+        else:
+            await asyncio.gather(*(self._prepare_if_there(node) for node in nodes))
         if create:
             await self._create(key)
         number = await self._serving()
@@ -234,7 +235,13 @@ class RedisIndex:
 
     async def _warm(self, node: Node) -> None:
         with suppress(TimeoutError):  # its keys are None until it answers
-            await self._reader(node).warm(1.0)
+            await self._reader(node).warm(_AWAY_S)
+
+    async def _prepare_if_there(self, node: Node) -> None:
+        """A reader may start while one shard is away: its hits are UNKNOWN meanwhile."""
+        with suppress(IndexUnavailable, TimeoutError):
+            async with asyncio.timeout(_AWAY_S):
+                await self._prepare(node)
 
     async def _prepare(self, node: Node) -> None:
         """Load the functions where they are missing, learn what the server can do; once per server."""
@@ -386,11 +393,18 @@ class RedisIndex:
         now = time.monotonic()
         if now - self._reconciled_asked_at > _RUNS_PAUSE_S:
             self._reconciled_asked_at = now
-            self._spawn(self._load_reconciled_beside())
+            self._spawn(self._doubt(name))
         return False
 
-    async def _load_reconciled_beside(self) -> None:
+    async def _doubt(self, name: str) -> None:
+        """Ask again who is reconciled. A promoted server will never count as what it was before.
+
+        (An hour after its last replica has left, a server forgets that it was promoted.)
+        """
         with suppress(CheckerError):  # asked again with the next look-up
+            before = unpromoted(name)
+            if before is not None:
+                await self._one(self._name("runs"), pack((b"HDEL", self._name("runs"), before.encode())))
             await self._load_reconciled()
 
     async def _load_reconciled(self) -> None:
@@ -525,7 +539,7 @@ class RedisIndex:
                 raise lease_held(other.decode(), int(since))
             replaces = token  # its process on this machine is gone: no need to wait for the lease to run out
         lease = _RedisLease(self, name, token, milliseconds, self._lease_ttl_s / 3)
-        keeper = asyncio.get_running_loop().create_task(lease.keep())
+        keeper = self._lease_keeper = asyncio.get_running_loop().create_task(lease.keep())
         self._lease = lease
         try:
             yield lease

@@ -59,6 +59,7 @@ class Server:
             [
                 *(binary(), *where, "--dir", str(self.directory), "--save", "", "--daemonize", "no"),
                 *("--appendonly", "yes", "--appendfsync", "always", "--hash-max-listpack-value", "256"),
+                *("--repl-diskless-sync-delay", "0"),
                 *self._options,
             ],
             stdout=subprocess.DEVNULL,
@@ -114,7 +115,15 @@ class ClusterServers:
     """Masters of one cluster, without a command-line tool."""
 
     def __init__(self, masters: int = 3) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        # One frozen shard shall leave the others at work, as production is set up.
+        options = (
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "15000",
+            "--cluster-require-full-coverage",
+            "no",
+        )
         self.servers = [Server(*options, port=free_port()) for _ in range(masters)]
         first, *others = self.servers
         each = 16_384 // masters
