@@ -4,7 +4,7 @@ A check reads `live.view` once and keeps it, so a batch sees one rulebook, one f
 never disturbs a check under way. Additions go into the filter's overlay in place: they only ever add caution.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from checker.core.filter import DigestFilter, Overlaid
 from checker.core.freshness import AsOf
@@ -14,11 +14,12 @@ from checker.core.lookup import EVERYTHING, View
 class LiveFilter:
     """The view in use and how it changes. One event loop; no locks."""
 
-    __slots__ = ("_overlaid", "view")
+    __slots__ = ("_overlaid", "doubted", "view")
 
     def __init__(self, view: View) -> None:
         self.view = view
         self._overlaid: Overlaid | None = None
+        self.doubted: Container[bytes] | None = None  # the last good one, while it may lack keys and no other is there
 
     @property
     def ready(self) -> bool:
@@ -44,10 +45,16 @@ class LiveFilter:
         for key in overlay:
             overlaid.add(key)
         self._overlaid = overlaid
+        self.doubted = None
         self.view = self.view._replace(filter=overlaid, as_of=as_of)
 
     def drop(self) -> None:
-        """The filter can no longer be trusted to know every key: ask the index for each until another is swapped in."""
+        """The filter can no longer be trusted to know every key: ask the index for each until another is swapped in.
+
+        It is kept as `doubted`, for keys the index does not answer: better an old filter than none at all.
+        """
+        if self._overlaid is not None:
+            self.doubted = self._overlaid
         self._overlaid = None
         self.view = self.view._replace(filter=EVERYTHING)
 

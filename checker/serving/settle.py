@@ -7,7 +7,7 @@ that the answer rests on at least that much.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from checker.core.freshness import AsOf
 from checker.core.lookup import NeedExact, finish
@@ -49,14 +49,34 @@ class IndexSettler:
             as_of = await self._refreshed(as_of, until)
         found = await self._read(keys, until)
         now_ms = self._clock_ms()
-        return Settled([finish(need, found, as_of, now_ms) for need in needs], as_of)
+        vouched = self._vouched(found)
+        return Settled(
+            [
+                need.screened.miss_stale
+                if vouched and not need.fresh and vouched.issuperset(need.keys)
+                else finish(need, found, as_of, now_ms)
+                for need in needs
+            ],
+            as_of,
+        )
+
+    def _vouched(self, found: Mapping[bytes, tuple[Measure, ...] | None]) -> set[bytes]:
+        """Keys the index did not answer and the last good filter, where it is in doubt, does not hold.
+
+        They were asked only because that filter may lack the newest keys: if the index is lost as well, whom it clears
+        is still ALLOWED, with STALE_DATA, and not everybody UNKNOWN.
+        """
+        doubted = self._live.doubted
+        if doubted is None:
+            return set()
+        return {key for key, measures in found.items() if measures is None and key not in doubted}
 
     async def _read(self, keys: list[bytes], until: float) -> dict[bytes, tuple[Measure, ...] | None]:
         self.read += len(keys)
         left = until - asyncio.get_running_loop().time()
         if left <= 0:
             self.unread += len(keys)
-            return {}
+            return dict.fromkeys(keys)
         answers = await self._index.get_many(keys, left)
         self.unread += sum(1 for answer in answers if answer is None)
         self.listed += sum(1 for answer in answers if answer)

@@ -1,0 +1,272 @@
+"""The exact index is lost while callers ask: hits become UNKNOWN at once, misses stay ALLOWED, nothing fails.
+
+A private server on loopback, as an operator would run it; it is killed, frozen (SIGSTOP keeps its sockets open, the
+worse case), restarted, and restarted with less than it had acknowledged. How long an answer takes is measured at the
+caller. Two processors share the work with other tests, so a hit is compared with misses asked at the same moment.
+"""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import pytest
+
+from proto.checker.v1 import check_pb2 as pb
+from tests.index.servers import Server, free_port
+from tests.paths.people import add, flight, hard_seat, heartbeat, remove, resident_id
+from tests.paths.stand import Answer, Caller, Callers, Checker, Stand, aside
+
+LISTED, LIFTED, CLEAR = resident_id(1), resident_id(2), resident_id(3)
+BARRED = ("BARRED", "MEASURE_IN_FORCE")
+UNREACHABLE = ("UNKNOWN", "INDEX_UNREACHABLE")
+NOT_LISTED = ("ALLOWED", "NOT_LISTED")
+UNRESTRICTED = ("ALLOWED", "PURCHASE_NOT_RESTRICTED")
+
+
+class Centre(NamedTuple):
+    stand: Stand
+    store: Server
+    checker: Checker
+
+
+@pytest.fixture(scope="module")
+def centre(stand_of: Callable[..., Stand]) -> Iterator[Centre]:
+    """One worker over a single server; one person listed. The time-out is the 20 ms it comes with."""
+    store = Server(port=free_port())
+    stand = stand_of(store.url)
+    stand.import_(stand.feed("first.jsonl", add(1, "M1", LISTED), add(2, "M2", LIFTED), heartbeat(3)))
+    yield Centre(stand, store, stand.serve())
+    store.close()
+
+
+class Orphan(NamedTuple):
+    process: "subprocess.Popen[bytes]"
+    address: str
+    log: Path
+    ready: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def orphan(stand_of: Callable[..., Stand]) -> Iterator[Orphan]:
+    """A checker over an index that is not there; it is given the time of all tests here to say so."""
+    address = f"127.0.0.1:{free_port()}"
+    stand = stand_of(f"redis://{address}")
+    ready = stand.folder / "ready.json"
+    process = stand.start("checker", "serve", *stand.where, "--listen", "127.0.0.1:0", "--ready-file", ready)
+    (log,) = stand.logs.glob("*-serve.err")
+    yield Orphan(process, address, log, ready)
+    if process.poll() is None:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture
+async def caller(centre: Centre) -> AsyncIterator[Caller]:
+    """A caller, and a centre that is well: the index is believed and the filter answers what it clears."""
+    async with Caller(centre.checker.address) as caller:
+        await becomes(caller, LISTED, BARRED)
+        until = time.monotonic() + 20
+        while (await caller.ask(flight(CLEAR))).response.answered_by != pb.ANSWERED_BY_FILTER:
+            assert time.monotonic() < until, "no filter within 20 s"
+            await asyncio.sleep(0.01)
+        yield caller
+
+
+def said(answer: Answer) -> tuple[str, str]:
+    return answer.outcome, answer.reason
+
+
+async def becomes(caller: Caller, number: str, expected: tuple[str, str], seconds: float = 20.0) -> float:
+    """Ask until the answer is as expected; the seconds that took."""
+    began = time.monotonic()
+    while said(await caller.ask(flight(number))) != expected:
+        assert time.monotonic() - began < seconds, f"not {expected} within {seconds:g} s"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+async def in_turn(caller: Caller, rounds: int) -> tuple[list[Answer], list[Answer]]:
+    """Hits and misses, alternating, so that both meet the same machine."""
+    hits, misses = [], []
+    for _ in range(rounds):
+        hits.append(await caller.ask(flight(LISTED)))
+        misses.append(await caller.ask(flight(CLEAR)))
+    return hits, misses
+
+
+def typical(answers: Sequence[Answer]) -> float:
+    return median(answer.seconds for answer in answers)
+
+
+async def test_a_frozen_index_makes_hits_unknown_within_the_budget(centre: Centre, caller: Caller) -> None:
+    """The first hits after SIGSTOP are UNKNOWN in about 20 ms, not in a library's seconds; misses are as quick as ever.
+
+    Frozen and thawed eight times: each time it is the very first hit that waits the time-out in full.
+    """
+    first: list[Answer] = []
+    misses: list[Answer] = []
+    for _ in range(8):
+        centre.store.freeze()
+        try:
+            first.append(await caller.ask(flight(LISTED)))
+            misses.append(await caller.ask(flight(CLEAR)))
+        finally:
+            centre.store.thaw()
+        await becomes(caller, LISTED, BARRED)
+    assert {said(answer) for answer in first} == {UNREACHABLE}
+    assert {said(answer) for answer in misses} == {NOT_LISTED}
+    assert 0.015 < typical(first) < 0.060 + typical(misses)
+    assert max(answer.seconds for answer in first) < 0.5
+
+
+async def test_with_the_breaker_open_a_hit_costs_no_more_than_a_miss(centre: Centre, caller: Caller) -> None:
+    """Once a frozen index is known to be frozen, hits are UNKNOWN within 5 ms of what a miss costs, for as long as it is."""
+    centre.store.freeze()
+    try:
+        await in_turn(caller, 5)
+        hits, misses = await in_turn(caller, 150)
+    finally:
+        centre.store.thaw()
+    assert {said(answer) for answer in hits} == {UNREACHABLE}
+    assert {said(answer) for answer in misses} == {NOT_LISTED}
+    assert typical(hits) - typical(misses) < 0.005
+    assert await becomes(caller, LISTED, BARRED) < 5.0  # by itself
+
+
+async def test_a_killed_index_is_noticed_at_once(centre: Centre, caller: Caller) -> None:
+    """A killed server costs a hit no time-out at all, and the rules still answer what needs nobody looked at."""
+    centre.store.kill()
+    try:
+        hits, misses = await in_turn(caller, 50)
+        unrestricted = await caller.ask(hard_seat(LISTED))
+    finally:
+        centre.store.start()
+        await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(3)))
+    assert {said(answer) for answer in hits} == {UNREACHABLE}
+    assert {said(answer) for answer in misses} == {NOT_LISTED}
+    assert said(unrestricted) == UNRESTRICTED
+    assert max(answer.seconds for answer in hits) < 0.5
+    assert typical(hits) - typical(misses) < 0.020
+
+
+async def test_busy_callers_see_no_failure_when_the_index_is_lost(centre: Centre, caller: Caller) -> None:
+    """Thirty callers through a freeze, a kill and a restart: no call fails, a miss is always ALLOWED, a hit never is."""
+    questions = {"hit": flight(LISTED), "miss": flight(CLEAR), "rules": hard_seat(LISTED)}
+    async with Callers(centre.checker.address, questions, 30) as callers:
+        centre.store.freeze()
+        await callers.everyone_asks(5)
+        centre.store.thaw()
+        await callers.until("BARRED", lambda: {said(one) for one in callers.answers["hit"][-30:]} == {BARRED})
+        await aside(centre.store.kill)
+        await callers.everyone_asks(5)
+        await aside(centre.store.start)
+        await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(3)))
+        await callers.until("BARRED", lambda: {said(one) for one in callers.answers["hit"][-30:]} == {BARRED})
+    assert callers.failures == []
+    assert {said(answer) for answer in callers.answers["hit"]} == {BARRED, UNREACHABLE}
+    assert {said(answer) for answer in callers.answers["miss"]} == {NOT_LISTED}
+    assert {said(answer) for answer in callers.answers["rules"]} == {UNRESTRICTED}
+    assert typical(callers.answers["miss"]) < 0.2
+
+
+async def test_a_restarted_index_is_not_believed_until_it_is_reconciled(centre: Centre, caller: Caller) -> None:
+    """After a restart of a server we do not own, hits stay UNKNOWN, and status says why, until an import has run."""
+    await aside(centre.store.kill)
+    await aside(centre.store.start)
+    until = time.monotonic() + 1.5  # three times as long as an identity is remembered
+    heard = []
+    while time.monotonic() < until:
+        heard.append(said(await caller.ask(flight(LISTED))))
+        assert said(await caller.ask(flight(CLEAR))) == NOT_LISTED
+        await asyncio.sleep(0.02)
+    assert set(heard) == {UNREACHABLE}
+    status = await aside(centre.stand.run, "checker", "status", *centre.stand.where, "--json", "--check")
+    assert status.code == 1
+    assert len(json.loads(status.out)["index"]["unreconciled"]) == 1
+    summary = await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(3)))
+    assert summary["replayed"] >= 2
+    assert await becomes(caller, LISTED, BARRED) < 5.0
+
+
+async def test_a_removal_that_the_index_lost_never_bars_again(centre: Centre, caller: Caller) -> None:
+    """The server comes back without a removal it had acknowledged: UNKNOWN until the change log has told it again."""
+    data = centre.store.directory / "appendonlydir"
+    before = centre.store.directory / "before"
+    shutil.copytree(data, before)  # a server in appendfsync always: whole at any moment
+    await aside(centre.stand.import_, centre.stand.feed("lift.jsonl", remove(4, "M2")))
+    assert said(await caller.ask(flight(LIFTED))) == ("ALLOWED", "NOT_IN_FORCE")
+    await aside(centre.store.kill)
+    shutil.rmtree(data)
+    before.rename(data)
+    await aside(centre.store.start)
+    async with Callers(centre.checker.address, {"lifted": flight(LIFTED), "listed": flight(LISTED)}, 10) as callers:
+        await callers.everyone_asks(10)
+        await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(5)))
+        await callers.until("BARRED", lambda: {said(one) for one in callers.answers["listed"][-10:]} == {BARRED})
+    assert {said(answer) for answer in callers.answers["lifted"]} == {UNREACHABLE, ("ALLOWED", "NOT_IN_FORCE")}
+    assert {said(answer) for answer in callers.answers["listed"]} == {UNREACHABLE, BARRED}
+
+
+async def test_a_batch_answers_its_misses_although_the_index_is_frozen(centre: Centre, caller: Caller) -> None:
+    """A batch whose index part times out is answered whole: the cleared items ALLOWED, the others UNKNOWN, no error."""
+    items = [
+        flight(LISTED if place % 10 == 0 else resident_id(100 + place), item_id=str(place)) for place in range(100)
+    ]
+    centre.store.freeze()
+    try:
+        began = time.monotonic()
+        response = await caller.stub.BatchCheck(pb.BatchCheckRequest(items=items), timeout=20)
+        spent = time.monotonic() - began
+    finally:
+        centre.store.thaw()
+    assert [item.item_id for item in response.items] == [str(place) for place in range(100)]
+    unknown = {item.item_id for item in response.items if item.outcome == pb.OUTCOME_UNKNOWN}
+    assert unknown == {str(place) for place in range(0, 100, 10)}
+    assert all(item.outcome in (pb.OUTCOME_ALLOWED, pb.OUTCOME_UNKNOWN) for item in response.items)
+    assert all(item.reason == pb.REASON_INDEX_UNREACHABLE for item in response.items if item.item_id in unknown)
+    assert spent < 0.5
+    await becomes(caller, LISTED, BARRED)
+
+
+async def test_a_short_deadline_is_kept_although_the_index_is_frozen(centre: Centre, caller: Caller) -> None:
+    """With 200 ms to answer and an index that never will, the caller gets UNKNOWN in time, not DEADLINE_EXCEEDED."""
+    centre.store.freeze()
+    try:
+        answer = await caller.ask(flight(LISTED), timeout_s=0.2)
+    finally:
+        centre.store.thaw()
+    assert said(answer) == UNREACHABLE
+    await becomes(caller, LISTED, BARRED)
+
+
+async def test_a_second_loss_right_after_the_first_leaves_misses_allowed(centre: Centre, caller: Caller) -> None:
+    """Lost again in the second after it was reconciled, when the filter is being rebuilt, the last good one still clears.
+
+    Reconciling ends the old journal, so every key is asked of the index until a new filter is there: if the index is
+    lost just then, clear people are ALLOWED with STALE_DATA, hits UNKNOWN; the table is never emptied.
+    """
+    for _ in range(3):
+        await aside(centre.store.kill)
+        await aside(centre.store.start)
+        await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(3)))
+        await becomes(caller, LISTED, BARRED)
+        await aside(centre.store.kill)
+        hits, misses = await in_turn(caller, 20)
+        await aside(centre.store.start)
+        assert {said(answer) for answer in misses} == {NOT_LISTED}
+        assert {said(answer) for answer in hits} == {UNREACHABLE}
+    await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(3)))
+    await becomes(caller, LISTED, BARRED)
+
+
+async def test_a_checker_whose_index_never_answers_does_not_begin_to_serve(orphan: Orphan) -> None:
+    """It waits some seconds, then ends with one line that names the index's address; the ready file never appears."""
+    assert await aside(orphan.process.wait, 60) != 0
+    assert orphan.address in orphan.log.read_text("utf-8").splitlines()[-1]
+    assert not orphan.ready.exists()
