@@ -55,6 +55,20 @@ async def test_readiness_goes_first_then_calls_in_progress_finish() -> None:
         assert await draining == 0
 
 
+async def test_answers_made_at_the_last_moment_are_still_sent() -> None:
+    """300 calls that end all at once, while the server waits for exactly them, are all answered."""
+    settings = ServerSettings(drain_pause=0.01)
+    async with served(settings=settings) as tiny, grpc.aio.insecure_channel(tiny.address) as channel:
+        held = [asyncio.ensure_future(_stub(channel).Check(CheckRequest(item_id="wait"))) for _ in range(300)]
+        await _until(lambda: tiny.servicer.waiting == 300)
+        draining = asyncio.create_task(tiny.server.drain())
+        await asyncio.sleep(0.1)
+        tiny.servicer.released.set()
+
+        assert len(await asyncio.gather(*held)) == 300
+        assert await draining == 0
+
+
 async def test_drain_ends_streams_without_losing_what_was_read() -> None:
     """An idle stream and a busy one: both end UNAVAILABLE in far less than the grace, the busy one's item answered."""
     async with served(settings=QUICK) as tiny, grpc.aio.insecure_channel(tiny.address) as channel:
