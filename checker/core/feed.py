@@ -212,7 +212,11 @@ _ROLES: Final = dict(Role.__members__)
 _ON_LIST: Final = (Role.DEBTOR_PERSON, Role.DEBTOR_ENTITY)
 _ITEMS: Final = {name: int(item) for name, item in Item.__members__.items()}
 _KINDS: Final = {"list": Kind.LIST, "order": Kind.ORDER}
-_TYPES: Final = {kind.name: kind for kind in DocumentType if kind > 0}
+_TYPES: Final = {kind.name: kind for kind in DocumentType if kind > 0} | {
+    f"DOCUMENT_TYPE_{kind.name}": kind
+    for kind in DocumentType
+    if kind > 0  # the contract's own words are fine too
+}
 _DOCUMENT_CAUSES: Final = {
     documents.Fault.BAD_FORMAT: Cause.BAD_DOCUMENT_FORMAT,
     documents.Fault.BAD_CHECKSUM: Cause.BAD_DOCUMENT_CHECKSUM,
@@ -222,7 +226,7 @@ _FIELDS: Final = frozenset(
     (
         *("seq", "time", "op", "measure_id", "kind", "court", "case_number", "items", "effective_from"),
         *("effective_to", "subjects", "exemption", "reason", "role", "name", "name_latin", "birth_date"),
-        *("documents", "type", "number", "country", "valid_from", "valid_to", "max_uses", "trip"),
+        *("documents", "type", "number", "country", "valid_from", "valid_to", "max_uses", "trip", "categories"),
     )
 )
 _REMOVAL_FIELDS: Final = frozenset(("seq", "op", "measure_id"))
@@ -418,10 +422,12 @@ def _exempt(content: dict[str, Any], sequence: int, raw: bytes, today: int) -> E
     exemption = content.get("exemption")
     if type(exemption) is not dict:
         raise _RefusedError("exemption", Cause.MISSING_FIELD if exemption is None else Cause.NOT_AN_OBJECT)
-    items = _items(exemption, "exemption.")
+    items = _items(exemption, "exemption.", "items" if exemption.get("items") is not None else "categories")
     if not items:
-        # Named items say what rests, whatever the kind; without them the kind must.
-        covered = _EXEMPTIONS.get(_text(exemption, "kind", "exemption."))
+        # Named items say what rests, whatever the kind; without them the kind does, and without either what every
+        # temporary lift covers: a court's exemption is never refused for a word that is missing.
+        given = exemption.get("kind")
+        covered = _EXEMPTIONS.get("TEMPORARY_LIFT" if given is None else _text(exemption, "kind", "exemption."))
         if covered is None:
             raise _RefusedError("exemption.kind", Cause.UNKNOWN_EXEMPTION)
         items = covered
@@ -577,18 +583,18 @@ def _case_number(fields: dict[str, Any]) -> str:
     return canonical
 
 
-def _items(fields: dict[str, Any], path: str) -> int:
+def _items(fields: dict[str, Any], path: str, name: str = "items") -> int:
     """The bits of the named items; 0 when none are named."""
-    value = fields.get("items")
+    value = fields.get(name)
     if value is None:
         return 0
     if type(value) is not list:
-        raise _RefusedError(f"{path}items", Cause.WRONG_TYPE)
+        raise _RefusedError(f"{path}{name}", Cause.WRONG_TYPE)
     items = 0
     for index, word in enumerate(value):
         bit = _ITEMS.get(word) if type(word) is str else None
         if bit is None:
-            raise _RefusedError(f"{path}items[{index}]", Cause.UNKNOWN_ITEM)
+            raise _RefusedError(f"{path}{name}[{index}]", Cause.UNKNOWN_ITEM)
         items |= bit
     return items
 

@@ -256,6 +256,8 @@ def test_an_exemption_is_read_whole() -> None:
     ("changes", "items"),
     [
         ({"kind": "TEMPORARY_LIFT"}, Item.FLIGHT | Item.TRAIN),
+        ({"kind": None}, Item.FLIGHT | Item.TRAIN),
+        ({"kind": None, "categories": ["HOTEL"]}, Item.HOTEL),
         ({"kind": "SINGLE_TRIP", "max_uses": 1, "trip": "G1"}, Item.FLIGHT | Item.TRAIN),
         ({"kind": "PRIVATE_CONSUMPTION"}, 0xFFFF),
         ({"kind": "NECESSITY", "items": []}, 0xFFFF),
