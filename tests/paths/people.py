@@ -28,8 +28,14 @@ def add(sequence: int, measure_id: str, *numbers: str, name: str = NAME, **more:
     """An order naming no items, against the person with these documents."""
     papers = [{"type": "RESIDENT_ID", "number": number} for number in numbers]
     line = {
-        **{"seq": sequence, "time": now(), "op": "add", "measure_id": measure_id, "kind": "order", "court": COURT},
-        **{"case_number": f"（2024）浙0102执{sequence}号", "effective_from": "2024-01-01"},
+        "seq": sequence,
+        "time": now(),
+        "op": "add",
+        "measure_id": measure_id,
+        "kind": "order",
+        "court": COURT,
+        "case_number": f"（2024）浙0102执{sequence}号",
+        "effective_from": "2024-01-01",
         "subjects": [{"role": "DEBTOR_PERSON", "name": name, "documents": papers}],
     }
     return line | more

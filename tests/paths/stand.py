@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -294,7 +294,7 @@ class Callers:
     async def _ask(self, number: int) -> None:
         async with Caller(self._address) as caller:
             start = number * len(self._questions) // self._number
-            while not self._stop:
+            while True:
                 for name, request in self._questions[start:] + self._questions[:start]:
                     try:
                         self.answers[name].append(await caller.ask(request))
@@ -309,18 +309,3 @@ class Callers:
 async def aside(work: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
     """Blocking work beside the callers of this loop."""
     return await asyncio.to_thread(work, *arguments, **more)
-
-
-def answer_to(address: str, request: pb.CheckRequest) -> Answer:
-    """One question from a new connection, outside an event loop."""
-
-    async def ask() -> Answer:
-        async with Caller(address) as caller:
-            return await caller.ask(request)
-
-    return run(ask())
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """`asyncio.run` for tests that are not coroutines."""
-    return asyncio.run(work)

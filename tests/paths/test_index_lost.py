@@ -126,7 +126,7 @@ async def test_a_frozen_index_makes_hits_unknown_within_the_budget(centre: Centr
 
 
 async def test_with_the_breaker_open_a_hit_costs_no_more_than_a_miss(centre: Centre, caller: Caller) -> None:
-    """Once a frozen index is known to be frozen, hits are UNKNOWN within 5 ms of what a miss costs, for as long as it is."""
+    """Once an index is known to be frozen, hits are UNKNOWN within 5 ms of what a miss costs, for as long as it is."""
     centre.store.freeze()
     try:
         await in_turn(caller, 5)
@@ -156,7 +156,7 @@ async def test_a_killed_index_is_noticed_at_once(centre: Centre, caller: Caller)
 
 
 async def test_busy_callers_see_no_failure_when_the_index_is_lost(centre: Centre, caller: Caller) -> None:
-    """Thirty callers through a freeze, a kill and a restart: no call fails, a miss is always ALLOWED, a hit never is."""
+    """Thirty callers through freeze, kill and restart: no call fails, a miss is always ALLOWED, a hit never is."""
     questions = {"hit": flight(LISTED), "miss": flight(CLEAR), "rules": hard_seat(LISTED)}
     async with Callers(centre.checker.address, questions, 30) as callers:
         centre.store.freeze()
@@ -245,24 +245,31 @@ async def test_a_short_deadline_is_kept_although_the_index_is_frozen(centre: Cen
     await becomes(caller, LISTED, BARRED)
 
 
-async def test_a_second_loss_right_after_the_first_leaves_misses_allowed(centre: Centre, caller: Caller) -> None:
-    """Lost again in the second after it was reconciled, when the filter is being rebuilt, the last good one still clears.
+async def test_a_second_loss_before_the_filter_is_rebuilt_leaves_misses_allowed(centre: Centre, caller: Caller) -> None:
+    """Lost again after it was reconciled, while the filter is being rebuilt: who the last good filter clears is ALLOWED.
 
-    Reconciling ends the old journal, so every key is asked of the index until a new filter is there: if the index is
-    lost just then, clear people are ALLOWED with STALE_DATA, hits UNKNOWN; the table is never emptied.
+    Reconciling ends the old journal, so every key is asked of the index until there is a new filter; whoever builds it
+    is frozen here. The index gone as well, misses are ALLOWED with STALE_DATA and hits UNKNOWN: the table is not emptied.
     """
-    for _ in range(3):
+    (builder,) = set(centre.checker.children()) - set(centre.checker.answering())
+    builder.suspend()
+    try:
         await aside(centre.store.kill)
         await aside(centre.store.start)
         await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(3)))
         await becomes(caller, LISTED, BARRED)
+        until = time.monotonic() + 20
+        while (await caller.ask(flight(CLEAR))).response.answered_by != pb.ANSWERED_BY_INDEX:
+            assert time.monotonic() < until, "the journal's end was not noticed"
         await aside(centre.store.kill)
         hits, misses = await in_turn(caller, 20)
         await aside(centre.store.start)
-        assert {said(answer) for answer in misses} == {NOT_LISTED}
-        assert {said(answer) for answer in hits} == {UNREACHABLE}
-    await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(3)))
-    await becomes(caller, LISTED, BARRED)
+        await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(3)))
+    finally:
+        builder.resume()
+    assert {said(answer) for answer in misses} == {NOT_LISTED}
+    assert {tuple(answer.response.advisory) for answer in misses} == {(pb.ADVISORY_STALE_DATA,)}
+    assert {said(answer) for answer in hits} == {UNREACHABLE}
 
 
 async def test_a_checker_whose_index_never_answers_does_not_begin_to_serve(orphan: Orphan) -> None:

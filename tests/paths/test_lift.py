@@ -83,8 +83,7 @@ async def test_nobody_is_barred_after_the_lift_is_acknowledged(centre: Centre) -
     """
     removed, revoked, exempted, kept = await aside(centre.listed, 4)
     async with asking(centre, [removed, revoked, exempted, kept]) as callers:
-        for answers in callers.answers.values():
-            await callers.until("BARRED", lambda answers=answers: outcomes(answers[-CALLERS:]) == {BARRED})
+        await callers.until("BARRED", lambda: all(outcomes(a[-CALLERS:]) == {BARRED} for a in callers.answers.values()))
         await aside(
             centre.send,
             remove(next(centre.sequences), removed.measure),
@@ -211,7 +210,7 @@ def kill(centre: Centre, victim: Callable[[Centre], psutil.Process]) -> None:
 
 
 async def test_a_restart_from_disk_remembers_lifts_and_listings(centre: Centre) -> None:
-    """Everything stopped and started again: who was lifted is free, who was listed is barred, from the first answer on."""
+    """Everything stopped and started again: who was lifted is free, who was listed barred, from the first answer on."""
     lifted, kept = await aside(centre.listed, 2)
     await aside(centre.send, remove(next(centre.sequences), lifted.measure))
     assert await aside(centre.checker.stop) == 0

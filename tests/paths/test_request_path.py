@@ -5,13 +5,14 @@ The answers expected are the generator's own, from plain tables of the law: noth
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from loadtest import ask
+from loadtest.make_feed import read_people
 from tests.paths.stand import Checker, Ran, Stand, wait_for
 
 PEOPLE = 100_000
@@ -20,20 +21,20 @@ PEOPLE = 100_000
 class Centre(NamedTuple):
     stand: Stand
     feed: Path
-    imported: dict[str, int]
+    imported: dict[str, Any]
     checker: Checker
 
 
 @pytest.fixture(scope="module")
-def centre(stand_of: Callable[..., Stand]) -> Iterator[Centre]:
+def centre(stand_of: Callable[..., Stand]) -> Centre:
     """The feed imported into an embedded index, served by two workers."""
     stand = stand_of()
     feed = stand.folder / "feed"
     made = stand.run("loadtest", "make-feed", "--people", str(PEOPLE), "--seed", "1", "--out", feed)
     assert made.code == 0, made.err
     summary = stand.import_(feed / "feed.jsonl")
-    # A full batch asks a thousand keys at once: on a busy machine that is work for longer than a single look-up's 20 ms.
-    yield Centre(stand, feed, summary, stand.serve("--index-timeout-ms", "2000", workers=2))
+    # A batch asks hundreds of keys at once: on a busy machine that is work for longer than a single look-up's 20 ms.
+    return Centre(stand, feed, summary, stand.serve("--index-timeout-ms", "2000", workers=2))
 
 
 def test_every_row_of_people_csv_is_answered_right(centre: Centre) -> None:
@@ -50,7 +51,7 @@ def test_the_rows_ask_for_every_kind_of_purchase_and_document(centre: Centre) ->
     kinds: Counter[str] = Counter()
     barred: Counter[str] = Counter()
     documents: Counter[str] = Counter()
-    for row in ask.read_people(centre.feed / "people.csv"):
+    for row in read_people(centre.feed / "people.csv"):
         kind = row.purchase.partition(" ")[0]
         kinds[kind] += 1
         barred[kind] += row.outcome == "BARRED"
@@ -71,7 +72,7 @@ def test_the_import_says_what_it_did(centre: Centre) -> None:
 
 
 def test_the_same_import_again_changes_no_answer(centre: Centre) -> None:
-    """The whole feed sent a second time, beside a running service, applies nothing and leaves every answer as it was."""
+    """The whole feed sent a second time, beside a running service, applies nothing and leaves every answer alone."""
     again = centre.stand.import_(centre.feed / "feed.jsonl")
     assert [outcomes.get("applied", 0) for outcomes in again["counts"].values()] == [0] * len(again["counts"])
     result = ask.ask_all(centre.checker.address, centre.feed / "people.csv", limit=10_000)
@@ -79,7 +80,7 @@ def test_the_same_import_again_changes_no_answer(centre: Centre) -> None:
 
 
 def test_the_status_agrees_with_the_feed(centre: Centre) -> None:
-    """`checker status` names the feed's last sequence, a fresh feed, no gap, and a filter that holds every listed key."""
+    """`checker status` names the feed's last sequence, a fresh feed, no gap, and a filter of the listed keys."""
     ran: Ran = centre.stand.run("checker", "status", *centre.stand.where, "--json", "--check")
     assert ran.code == 0, ran
     status = json.loads(ran.out)
@@ -93,7 +94,7 @@ def test_a_refusal_can_be_explained(centre: Centre) -> None:
     """The decision id of a BARRED leads to its record: outcome, measure, court and case, and no document number."""
     row = next(
         row
-        for row in ask.read_people(centre.feed / "people.csv")
+        for row in read_people(centre.feed / "people.csv")
         if (row.outcome, row.purchase.partition(" ")[0], row.document_type) == ("BARRED", "flight", "RESIDENT_ID")
         and "untidy" not in row.why
     )
