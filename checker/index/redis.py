@@ -364,7 +364,7 @@ class RedisIndex:
                 places.setdefault(node, []).append(place)
         asked = {node: self._reader(node).ask([prefix + keys[i] for i in at]) for node, at in places.items()}
         full_time_s = self._read_timeout_s + len(keys) * KEY_TIMEOUT_S
-        full_time = timeout_s >= full_time_s
+        full_time = timeout_s > full_time_s - 0.001  # what is left until a deadline is computed, so never exact
         timer = asyncio.get_running_loop().call_later(min(timeout_s, full_time_s), self._too_late, asked, full_time)
         found: list[tuple[Measure, ...] | None] = [None] * len(keys)
         try:
