@@ -234,6 +234,40 @@ local function importer_advance(keys, args)
   return 1
 end
 
+-- number of the generation being loaded -> 1 when it serves now, 0 when it was not being loaded
+local function switch(keys, args)
+  local s = redis.call('HMGET', keys[1], 'serving', 'loading')
+  if s[1] == args[1] then
+    return 1 -- our own call, sent again after its answer was lost
+  end
+  if s[2] ~= args[1] then
+    return 0
+  end
+  redis.call('HSET', keys[1], 'serving', s[2], 'retiring', s[1])
+  redis.call('HDEL', keys[1], 'loading')
+  return 1
+end
+
+-- worker, generation it reads, milliseconds this is worth
+local function worker_report(keys, args)
+  redis.call('HSET', keys[1], args[1], args[2] .. ' ' .. string.format('%.0f', now_ms() + args[3]))
+  return 1
+end
+
+-- -> generations of the workers that reported lately; forgets the others
+local function workers(keys, _)
+  local flat, now, reading = redis.call('HGETALL', keys[1]), now_ms(), {}
+  for i = 1, #flat, 2 do
+    local generation, worth_until = string.match(flat[i + 1], '^(%d+) (%d+)$')
+    if tonumber(worth_until) > now then
+      reading[#reading + 1] = generation
+    else
+      redis.call('HDEL', keys[1], flat[i])
+    end
+  end
+  return reading
+end
+
 -- field, value, ... -> 1 when the hash did not exist and was written, else 0
 local function create(keys, args)
   if redis.call('EXISTS', keys[1]) == 1 then
@@ -261,6 +295,9 @@ redis.register_function('xianxiao_1_importer_take', importer_take)
 redis.register_function('xianxiao_1_importer_renew', importer_renew)
 redis.register_function('xianxiao_1_importer_release', importer_release)
 redis.register_function('xianxiao_1_importer_advance', importer_advance)
+redis.register_function('xianxiao_1_switch', switch)
+redis.register_function('xianxiao_1_worker_report', worker_report)
+redis.register_function('xianxiao_1_workers', workers)
 redis.register_function('xianxiao_1_create', create)
 redis.register_function('xianxiao_1_replace', replace)
 redis.register_function({

@@ -1,0 +1,179 @@
+"""A full reload: a generation loaded beside the one that serves, switched once, the old one deleted last."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from checker.core.measure import State
+from checker.errors import IndexRefused
+from checker.index import generations
+from checker.index.base import Applied, Head
+from checker.index.redis import RedisIndex
+from checker.index.urls import open_index
+from tests.index.builders import KEY, a_removal, an_addition, an_exemption, digest
+from tests.index.servers import ClusterServers, Server
+
+APPLIED, SUPERSEDED = Applied.APPLIED, Applied.SUPERSEDED
+
+
+@pytest.fixture(params=["single", "cluster"])
+def url(request: pytest.FixtureRequest) -> str:
+    """An empty store."""
+    if request.param == "single":
+        server: Server = request.getfixturevalue("server")
+        server.command("FLUSHALL")
+        return server.url
+    cluster: ClusterServers = request.getfixturevalue("cluster")
+    for each in cluster.servers:
+        each.command("FLUSHALL")
+    return cluster.url
+
+
+def client(url: str) -> RedisIndex:
+    """A patient client."""
+    index = open_index(url, 5.0)
+    assert isinstance(index, RedisIndex)
+    return index
+
+
+@pytest.fixture
+async def importer(url: str) -> AsyncIterator[RedisIndex]:
+    """The importer's client, on an empty index."""
+    index = client(url)
+    await index.open(KEY, create=True)
+    yield index
+    await index.close()
+
+
+@pytest.fixture
+async def worker(url: str, importer: RedisIndex) -> AsyncIterator[RedisIndex]:
+    """A worker's client."""
+    index = client(url)
+    await index.open(KEY, create=False)
+    yield index
+    await index.close()
+
+
+async def bars(index: RedisIndex, number: int) -> list[str] | None:
+    """Measures that bar under one key, or None."""
+    found = (await index.get_many([digest(number)], 5))[0]
+    return None if found is None else [m.measure_id for m in found if m.state == State.ACTIVE]
+
+
+async def test_reload(importer: RedisIndex, worker: RedisIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way: nobody sees the new generation before the switch, everybody after; lifts hold on both."""
+    monkeypatch.setattr(generations, "SETTLE_S", 0.2)
+    async with importer.lease("importer") as lease:
+        await importer.apply([an_addition(n, f"M{n}", n) for n in range(1, 6)])
+        await lease.advance(Head(5, 0, 0))
+        await worker.report("w1")
+        old_journal = await worker.journal_end()
+
+        reload = await importer.new_generation(5)
+        assert await bars(worker, 1) == ["M1"]
+        await reload.apply([an_addition(n, f"M{n}", n) for n in range(1, 5)])  # the court's list no longer has M5
+        # The feed goes on meanwhile, to both.
+        assert (
+            await importer.apply([a_removal(6, "M1"), an_addition(7, "M7", 7), an_exemption(8, "M2")]) == [APPLIED] * 3
+        )
+        assert {key async for batch in reload.scan() for key in batch} == {digest(n) for n in (2, 3, 4, 7)}
+        assert await bars(worker, 5) == ["M5"]
+        assert await bars(worker, 1) == []
+
+        await importer.switch(reload.number)
+        assert (await importer.stats()).generation == 2
+        assert [await bars(importer, n) for n in range(1, 8)] == [[], ["M2"], ["M3"], ["M4"], [], [], ["M7"]]
+
+        # A worker that has not noticed reads the old one, which removals still reach.
+        assert worker._current().number == 1
+        assert await importer.apply([a_removal(9, "M3")]) == [APPLIED]
+        assert await bars(worker, 3) == []
+        assert await bars(importer, 3) == []
+        await worker.report("w1")
+        assert not await importer.retire()
+
+        # It notices with its next head, and reports it when no look-up of before can be under way.
+        assert (await worker.head()).feed_sequence == 5
+        assert await bars(worker, 5) == []
+        assert (await worker.journal_read(old_journal, 0)).reset
+        await worker.report("w1")
+        assert not await importer.retire()
+        await asyncio.sleep(0.25)
+        await worker.report("w1")
+        assert await importer.retire()
+        assert await importer.retire()
+        assert {key async for batch in worker.scan() for key in batch} == {digest(n) for n in (2, 4, 7)}
+        assert (await importer.stats()).keys <= 6
+
+        # What the list was loaded from can not come back from an old file.
+        assert await importer.apply([an_addition(5, "M5", 5), an_addition(10, "M5", 5)]) == [SUPERSEDED, APPLIED]
+        assert await bars(worker, 5) == ["M5"]
+
+
+async def test_importer_that_starts_anew_goes_on(importer: RedisIndex, url: str) -> None:
+    """An importer killed in a reload is followed by one whose changes still reach both generations."""
+    async with importer.lease("first"):
+        await importer.apply([an_addition(1, "M1", 1), an_addition(2, "M2", 2)])
+        reload = await importer.new_generation(2)
+        await reload.apply([an_addition(1, "M1", 1), an_addition(2, "M2", 2)])
+    second = client(url)
+    await second.open(KEY, create=True)
+    async with second.lease("second"):
+        await second.apply([a_removal(3, "M1")])
+        await second.switch(reload.number)
+        assert await bars(second, 1) == []
+        assert await bars(second, 2) == ["M2"]
+        # Nobody else reads: the old one goes at once.
+        assert await second.retire()
+    await second.close()
+
+
+async def test_abandoned_reload_is_thrown_away(importer: RedisIndex) -> None:
+    """A second reload starts empty, under a new number, and the first can no longer be switched to."""
+    async with importer.lease("importer"):
+        first = await importer.new_generation(1)
+        await first.apply([an_addition(1, "M1", 1)])
+        second = await importer.new_generation(1)
+        assert second.number > first.number
+        assert [batch async for batch in second.scan()] == []
+        assert [batch async for batch in first.scan()] == []
+        with pytest.raises(IndexRefused, match="not the one being loaded"):
+            await importer.switch(first.number)
+        await importer.switch(second.number)
+        third = await importer.new_generation(1)
+        with pytest.raises(IndexRefused, match="still retires"):
+            await importer.switch(third.number)
+
+
+async def test_reload_needs_the_lease(importer: RedisIndex) -> None:
+    """Without the importer's lease nothing is begun, switched or deleted."""
+    for attempt in (importer.new_generation(1), importer.switch(2), importer.retire()):
+        with pytest.raises(IndexRefused, match="lease"):
+            await attempt
+
+
+async def test_worker_that_lost_touch_answers_nothing(worker: RedisIndex, importer: RedisIndex) -> None:
+    """A worker that reported once and then could not for long does not trust the generation it reads."""
+    await importer.apply([an_addition(1, "M1", 1)])
+    assert await bars(worker, 1) == ["M1"]
+    await worker.report("w1")
+    worker._reported_at = time.monotonic() - generations.WORKER_TRUST_S - 0.1
+    assert await bars(worker, 1) is None
+    await worker.report("w1")
+    assert await bars(worker, 1) == ["M1"]
+
+
+async def test_worker_that_is_gone_holds_nothing_up(
+    importer: RedisIndex, worker: RedisIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's report runs out: one that died does not keep an old generation for ever."""
+    monkeypatch.setattr(generations, "WORKER_TTL_S", 0.2)
+    async with importer.lease("importer"):
+        await worker.report("dying")
+        reload = await importer.new_generation(1)
+        await importer.switch(reload.number)
+        assert not await importer.retire()
+        await asyncio.sleep(0.25)
+        assert await importer.retire()
