@@ -289,6 +289,20 @@ async def test_every_call_is_observed_with_its_status_and_items() -> None:
     assert ("StreamCheck", "OK", 3) in seen
 
 
+async def test_methods_left_to_the_generated_base_are_unimplemented() -> None:
+    """A servicer with one method serves that one; the others are UNIMPLEMENTED, and nothing of theirs is run."""
+
+    class One(check_pb2_grpc.CheckServiceServicer):
+        async def Check(self, request: CheckRequest, context: Any) -> check_pb2.CheckResponse:  # noqa: N802 -- RPC name
+            return check_pb2.CheckResponse(item_id=request.item_id)
+
+    async with served(servicer=One()) as one, grpc.aio.insecure_channel(one.address) as channel:  # type: ignore[arg-type]
+        assert (await _stub(channel).Check(CheckRequest(item_id="a"))).item_id == "a"
+        error = await _fails(_stub(channel).GetRulebook(check_pb2.GetRulebookRequest()))
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        one.servicer.released = asyncio.Event()  # what `served` sets at the end
+
+
 def test_handlers_registered_in_other_ways_are_refused() -> None:
     """What would slip past the wrapper cannot be registered through it."""
 
