@@ -12,7 +12,9 @@ UNKNOWN_SEAT, STANDING = "UNKNOWN", "STANDING"
 
 
 def _squeeze(text: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", text).split()).upper()
+    """Upper case without width, spaces or invisible marks: those would make a G train one that nobody can read."""
+    text = "".join(unicodedata.normalize("NFKC", text).split()).upper()
+    return text if text.isascii() else "".join([char for char in text if unicodedata.category(char) != "Cf"])
 
 
 def train_class(train_code: str, *, is_emu: bool) -> str:
