@@ -5,10 +5,10 @@ page is read. So counting costs the common path a dictionary entry, and no label
 labels are outcomes, reasons, methods, status codes and callers' names from the roles file.
 """
 
-import bisect
 import json
 import os
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ COUNTERS = {
     "checker_answers": ("Answers given", ("outcome", "reason", "answered_by")),
     "checker_advisories": ("Remarks on answers; NAME_MISMATCH asks for a look at the feed", ("advisory",)),
     "checker_calls": ("Calls by method and status", ("method", "status")),
-    "checker_items": ("Items in those calls", ("method",)),
+    "checker_items": ("Items in those calls", ("method", "status")),
     "checker_index_keys": ("Keys asked of the exact index: listed, not_listed (false positives), unread", ("found",)),
     "checker_quota_refused": ("Items refused because a caller's quota was used up: may be enumeration", ("caller",)),
     "checker_evidence": ("Evidence records: written, dropped", ("fate",)),
@@ -44,26 +44,38 @@ GAUGES = {
 HISTOGRAM = "checker_call_seconds"
 
 
-class Calls:
-    """Counts calls: the `observe` hook of the RPC shell."""
+class Series:
+    """One method's calls that ended with one status."""
 
     __slots__ = ("buckets", "calls", "items", "seconds")
 
     def __init__(self) -> None:
-        self.calls: Counter[tuple[str, str]] = Counter()
-        self.items: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
-        self.buckets: dict[str, list[int]] = {}
+        self.calls = 0
+        self.items = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(BUCKETS_S) + 1)
+
+
+class Calls:
+    """Counts calls: the `observe` hook of the RPC shell."""
+
+    __slots__ = ("_by_code", "by_status")
+
+    def __init__(self) -> None:
+        self.by_status: dict[tuple[str, str], Series] = {}
+        self._by_code: dict[int, dict[str, Series]] = {}  # by identity: an enum's hash is Python code
 
     def observe(self, method: str, status: grpc.StatusCode, seconds: float, items: int) -> None:
         """One call ended."""
-        self.calls[method, status.name] += 1
-        self.items[method] += items
-        self.seconds[method] += seconds  # type: ignore[assignment] # a Counter adds floats just as well
-        buckets = self.buckets.get(method)
-        if buckets is None:
-            buckets = self.buckets[method] = [0] * (len(BUCKETS_S) + 1)
-        buckets[bisect.bisect_left(BUCKETS_S, seconds)] += 1
+        try:
+            series = self._by_code[id(status)][method]
+        except KeyError:
+            series = self.by_status.setdefault((method, status.name), Series())
+            self._by_code.setdefault(id(status), {})[method] = series
+        series.calls += 1
+        series.items += items
+        series.seconds += seconds
+        series.buckets[bisect_left(BUCKETS_S, seconds)] += 1
 
 
 Snapshot = dict[str, list[tuple[list[str], float]]]
@@ -75,11 +87,20 @@ def write(directory: Path, worker: int, counters: Snapshot, gauges: Snapshot, ca
         "written": time.time(),
         "counters": counters,
         "gauges": gauges,
-        "histogram": {method: [counts, calls.seconds[method]] for method, counts in calls.buckets.items()},
+        "histogram": _by_method(calls),
     }
     aside = directory / f".worker-{worker}.json"
     aside.write_text(json.dumps(content), "utf-8")
     os.replace(aside, directory / f"worker-{worker}.json")
+
+
+def _by_method(calls: Calls) -> dict[str, tuple[list[int], float]]:
+    """Bucket counts and seconds of each method, whatever the status."""
+    found: dict[str, tuple[list[int], float]] = {}
+    for (method, _), series in calls.by_status.items():
+        counts, seconds = found.get(method, ([0] * len(series.buckets), 0.0))
+        found[method] = ([a + b for a, b in zip(counts, series.buckets, strict=True)], seconds + series.seconds)
+    return found
 
 
 class Page:

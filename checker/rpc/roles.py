@@ -16,6 +16,7 @@ and remedy.
 import tomllib
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +30,8 @@ PURCHASE_KINDS: frozenset[str] = frozenset(
 
 class Role(StrEnum):
     """What a caller is. ALL is never written in a file: it is what plaintext loopback has."""
+
+    __hash__ = str.__hash__  # an enum's own is Python code, and every call looks its caller's role up
 
     BOOKING = "booking"
     EDGE = "edge"
@@ -70,6 +73,7 @@ _METHOD_ROLES: Mapping[str, frozenset[Role]] = {
 _NOBODY: frozenset[Role] = frozenset()
 
 
+@cache
 def roles_of(full_method: str) -> frozenset[Role]:
     """The roles that may call `/package.Service/Method`; nobody may call what is not in the tables above."""
     found = _METHOD_ROLES.get(full_method)

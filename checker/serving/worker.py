@@ -68,8 +68,8 @@ class Node:
 
     @property
     def filter(self) -> Path:
-        """The node's filter file."""
-        return filter_file.path_in(self.settings.state)
+        """The node's filter file; what lives in memory only has one of its own, gone with it."""
+        return filter_file.path_in(self.run_dir if self.settings.index.startswith("memory:") else self.settings.state)
 
 
 def tls_files(settings: Settings) -> TlsFiles | None:
@@ -114,8 +114,10 @@ async def _work(context: WorkerContext, node: Node) -> None:
         await open_with_patience(index, index_key, 15)
         live = LiveFilter(View(rulebook, key, EVERYTHING, AsOf(0, 0, 0, 0), settings.limits))
         keeping: asyncio.Task[None] | None = None
+        stop_page: Callable[[], None] | None = None
         if settings.index.startswith("memory:"):
             keeping = await _keep_here(index, keys, key, rulebook, node)
+            stop_page = _metrics_page(node)
         follower = Follower(index, live, key, node.filter)
         await follower.start()
         evidence = EvidenceSpool(settings.state / "evidence", keys.evidence_key, retention_days=settings.evidence_days)
@@ -143,6 +145,8 @@ async def _work(context: WorkerContext, node: Node) -> None:
                 if task is not None:
                     task.cancel()
             await follower.stop()
+            if stop_page is not None:
+                await asyncio.to_thread(stop_page)
             numbers.write(node.run_dir, context.index)
             await asyncio.to_thread(evidence.close)
     finally:
@@ -163,7 +167,6 @@ async def _keep_here(
     settings = node.settings
     await node.fill(index, settings, keys)
     keeper = Keeper(index, key, rulebook, node.filter, settings.filter_error_rate)
-    node.filter.unlink(missing_ok=True)  # another life's memory
     await keeper.ensure()
     return asyncio.create_task(keeper.run(), name="keeper")
 
@@ -210,8 +213,8 @@ class _Numbers:
                 for (outcome, reason, by), number in answers.given.items()
             ],
             "checker_advisories": [([advisory.name], number) for advisory, number in answers.advisories.items()],
-            "checker_calls": [([method, status], number) for (method, status), number in self.calls.calls.items()],
-            "checker_items": [([method], number) for method, number in self.calls.items.items()],
+            "checker_calls": [([*called], series.calls) for called, series in self.calls.by_status.items()],
+            "checker_items": [([*called], series.items) for called, series in self.calls.by_status.items()],
             "checker_index_keys": [
                 (["listed"], settler.listed),
                 (["not_listed"], settler.read - settler.listed - settler.unread),
@@ -256,6 +259,11 @@ def accompany(context: WorkerContext) -> None:
     uvloop.run(_accompany(context, node))
 
 
+def _metrics_page(node: Node) -> Callable[[], None] | None:
+    listen = node.settings.metrics_listen
+    return metrics_page.start(listen, node.run_dir) if listen else None
+
+
 async def _accompany(context: WorkerContext, node: Node) -> None:
     settings = node.settings
     _, key, index_key = _open_key(settings)
@@ -263,7 +271,7 @@ async def _accompany(context: WorkerContext, node: Node) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    stop_page = metrics_page.start(settings.metrics_listen, node.run_dir) if settings.metrics_listen else None
+    stop_page = _metrics_page(node)
     index = open_index(settings.index)
     try:
         await open_with_patience(index, index_key, 15)
