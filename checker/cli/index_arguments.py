@@ -61,6 +61,10 @@ def load_keys(args: argparse.Namespace, *, may_create: bool = False) -> "KeyFile
     from checker import keys
 
     path = args.key_file or state_dir(args) / "key.json"
-    if may_create and str(args.index).startswith("embedded:"):
-        return keys.load_or_create(path)
+    if str(args.index).startswith("embedded:"):
+        if may_create:
+            return keys.load_or_create(path)
+        folder = Path(str(args.index).removeprefix("embedded:"))
+        if not folder.is_dir():
+            raise UsageError(f"--index {args.index}: there is no index yet; `checker import` or `checker serve` makes one")
     return keys.load(path)
