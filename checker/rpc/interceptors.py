@@ -5,8 +5,8 @@ in two more coroutines and makes it build a handler for each call, a wrapper is 
 and serialises, so that overload is refused before parsing and no foreign exception reaches gRPC's own log. In order:
 
 1. deadline: with less than `min_budget` left the call is refused, DEADLINE_EXCEEDED (nobody would read the answer);
-2. admission: too much in flight is refused, RESOURCE_EXHAUSTED;
-3. caller: found from connection and certificate; 4. its role must cover the method: PERMISSION_DENIED;
+2. caller: found from connection and certificate; 3. its role must cover the method: PERMISSION_DENIED;
+4. admission: too much in flight is refused, RESOURCE_EXHAUSTED;
 5. parse: unreadable bytes are INVALID_ARGUMENT; 6. quota: by items, RESOURCE_EXHAUSTED;
 7. the handler, which learns caller and deadline from `current_call()`; 8. serialise;
 9. errors become statuses by `checker.errors`; anything else is INTERNAL with an id, logged by type and frames only;
@@ -34,7 +34,7 @@ from google.rpc import error_details_pb2, status_pb2
 from checker.errors import CheckerError, DeadlineTooShort, InvalidRequest, Overloaded
 from checker.rpc.admission import Admission, StreamWindow
 from checker.rpc.quota import Quota
-from checker.rpc.roles import OPEN, Caller, Callers, authorise_method
+from checker.rpc.roles import OPEN, Caller, Callers, authorise_method, roles_of
 
 _log = logging.getLogger("checker.rpc")
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -150,26 +150,31 @@ class Guard:
 
     # -- wrappers
 
-    def _admit(self, method: str, context: Any) -> Call:
-        """Steps 1 to 4."""
-        remaining = context.time_remaining()
-        if remaining is None:
-            deadline = math.inf
-        elif remaining < self.limits.min_budget:
-            raise DeadlineTooShort(
-                f"{remaining * 1000:.1f} ms are left of the deadline, an answer needs "
-                f"{self.limits.min_budget * 1000:g} ms: set a longer deadline"
-            )
-        else:
-            deadline = asyncio.get_running_loop().time() + remaining
-        self.admission.enter(1)
-        try:
-            caller = self._callers.identify(context)
-            authorise_method(caller, method)
-        except BaseException:
-            self.admission.leave(1)
-            raise
-        return Call(caller, deadline)
+    def _admitter(self, method: str) -> Callable[[Any], Call]:
+        """Steps 1 to 4 for one method, in one frame: calls run it with cold caches, where each frame tells."""
+        min_budget = self.limits.min_budget
+        admission, identify = self.admission, self._callers.identify
+        allowed = tuple(roles_of(method))
+        loop_time = asyncio.get_running_loop().time
+
+        def admit(context: Any) -> Call:
+            remaining = context.time_remaining()
+            if remaining is None:
+                deadline = math.inf
+            elif remaining < min_budget:
+                raise DeadlineTooShort(
+                    f"{remaining * 1000:.1f} ms are left of the deadline, an answer needs {min_budget * 1000:g} ms: "
+                    "set a longer deadline"
+                )
+            else:
+                deadline = loop_time() + remaining
+            caller = identify(context)
+            if caller.role not in allowed:
+                authorise_method(caller, method)
+            admission.enter(1)
+            return Call(caller, deadline)
+
+        return admit
 
     def _wrap_unary(self, method: str, handler: Any) -> Handler:
         behaviour = handler.unary_unary
@@ -178,7 +183,7 @@ class Guard:
         parse = handler.request_deserializer
         serialise = handler.response_serializer
         weigh = _WEIGHTS.get(method, _one)
-        admit, admission, leave, observe = self._admit, self.admission, self._leave, self._observe
+        admit, admission, leave, observe = self._admitter(method), self.admission, self._leave, self._observe
         spend = self._quota.spend if self._quota is not None else None
         perf_counter = time.perf_counter
         set_current = _current.set
@@ -188,7 +193,7 @@ class Guard:
             self.live += 1
             held, items, code = 0, 1, grpc.StatusCode.OK
             try:
-                call = admit(method, context)
+                call = admit(context)
                 held = 1
                 request = parse(raw)
                 items = weigh(request)
@@ -227,6 +232,7 @@ class Guard:
         if not yields and not inspect.iscoroutinefunction(behaviour):
             raise TypeError(f"{method}: its handler must be a coroutine function or an async generator")
         limits = self.limits
+        admit = self._admitter(method)
         lifetime = math.inf if open_to_all else limits.stream_lifetime
         longest = None if open_to_all else limits.stream_lifetime + limits.stream_patience
         quota = None if open_to_all else self._quota
@@ -272,7 +278,7 @@ class Guard:
             try:
                 if open_to_all:
                     return await run(raw_or_messages, context, OPEN, progress)
-                call = self._admit(method, context)
+                call = admit(context)
                 admitted = 1
                 _current.set(call)
                 return await run(raw_or_messages, context, call.caller, progress)

@@ -296,7 +296,7 @@ async def test_methods_left_to_the_generated_base_are_unimplemented() -> None:
         async def Check(self, request: CheckRequest, context: Any) -> check_pb2.CheckResponse:  # noqa: N802 -- RPC name
             return check_pb2.CheckResponse(item_id=request.item_id)
 
-    async with served(servicer=One()) as one, grpc.aio.insecure_channel(one.address) as channel:  # type: ignore[arg-type]
+    async with served(servicer=One()) as one, grpc.aio.insecure_channel(one.address) as channel:  # type: ignore[abstract, arg-type]
         assert (await _stub(channel).Check(CheckRequest(item_id="a"))).item_id == "a"
         error = await _fails(_stub(channel).GetRulebook(check_pb2.GetRulebookRequest()))
         assert error.code() is grpc.StatusCode.UNIMPLEMENTED
