@@ -66,5 +66,6 @@ def load_keys(args: argparse.Namespace, *, may_create: bool = False) -> "KeyFile
             return keys.load_or_create(path)
         folder = Path(str(args.index).removeprefix("embedded:"))
         if not folder.is_dir():
-            raise UsageError(f"--index {args.index}: there is no index yet; `checker import` or `checker serve` makes one")
+            remedy = "`checker import` or `checker serve` makes one"
+            raise UsageError(f"--index {args.index}: there is no index yet; {remedy}")
     return keys.load(path)
