@@ -226,7 +226,7 @@ async def test_a_refusal_names_no_court_case_or_person(service: Service) -> None
     """A BARRED answer holds nothing of the measure: no id, court or case, in no field, whoever asks."""
     for caller in (BOOKING, OPERATOR):
         raw = (await service.ask(flight(IN_FORCE, with_trace=True), caller)).SerializeToString()
-        for secret in ("M1", "法院", "案", IN_FORCE, "张三"):
+        for secret in ("M1", "法院", "court", "案", "失信", IN_FORCE, "张三"):
             assert secret.encode() not in raw
 
 
