@@ -61,8 +61,17 @@ def _header(
     )
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """Inode and modification time: which file lies there. (0, 0): none, or it cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_ino, status.st_mtime_ns)
+
+
 def write(path: Path, header: container.Header, built: DigestFilter) -> None:
-    """Put the filter file in place; a reader sees the old one or the new one, whole."""
+    """Put the filter file in place; a reader sees the old one or the new one, whole. Raises OSError."""
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -76,9 +85,10 @@ def write(path: Path, header: container.Header, built: DigestFilter) -> None:
 
 
 def load(path: Path, key: DigestKey) -> tuple[container.Header, DigestFilter]:
-    """Map and verify a filter file. Raises FileNotFoundError, or container.BadContainer with the reason."""
+    """Map and verify a filter file. Raises OSError (FileNotFoundError: none yet) or container.BadContainer: why."""
     with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        size = os.fstat(file.fileno()).st_size  # of the file just opened: another may lie there by now
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     header, loaded = container.load(memoryview(mapped), None)
     if (header.key_id, header.key_check) != (key.key_id, key.check_value):
         raise container.BadContainer("key: the filter was built with another digest key")

@@ -12,7 +12,7 @@ from checker.metrics import Page
 def start(listen: str, directory: Path) -> Callable[[], None]:
     """Serve the workers' numbers at http://HOST:PORT/metrics; returns what stops it. Raises UsageError."""
     host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdigit():
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
         raise UsageError(f"--metrics-listen {listen}: must be HOST:PORT")
     registry = CollectorRegistry()
     registry.register(Page(directory))

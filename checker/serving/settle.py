@@ -53,7 +53,7 @@ class IndexSettler:
         return Settled(
             [
                 need.screened.miss_stale
-                if vouched and not need.fresh and vouched.issuperset(need.keys)
+                if vouched and not need.query.min_feed_sequence and vouched.issuperset(need.keys)
                 else finish(need, found, as_of, now_ms)
                 for need in needs
             ],
@@ -64,7 +64,8 @@ class IndexSettler:
         """Keys the index did not answer and the last good filter, where it is in doubt, does not hold.
 
         They were asked only because that filter may lack the newest keys: if the index is lost as well, whom it clears
-        is still ALLOWED, with STALE_DATA, and not everybody UNKNOWN.
+        is still ALLOWED, with STALE_DATA, and not everybody UNKNOWN. Not who asks how far the feed is known: that is
+        just what such a filter cannot say.
         """
         doubted = self._live.doubted
         if doubted is None:
@@ -88,8 +89,7 @@ class IndexSettler:
                 head = await self._index.head()
         except (CheckerError, TimeoutError):
             return as_of
-        fresh = as_of._replace(
+        # For these answers, which rest on the index; the filter may not have heard of the newest keys yet.
+        return as_of._replace(
             feed_sequence=head.feed_sequence, feed_time_ms=head.feed_time_ms, gap_since_ms=head.gap_since_ms
         )
-        self._live.known(fresh)
-        return fresh
