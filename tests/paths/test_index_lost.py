@@ -246,10 +246,10 @@ async def test_a_short_deadline_is_kept_although_the_index_is_frozen(centre: Cen
 
 
 async def test_a_second_loss_before_the_filter_is_rebuilt_leaves_misses_allowed(centre: Centre, caller: Caller) -> None:
-    """Lost again after it was reconciled, while the filter is being rebuilt: who the last good filter clears is ALLOWED.
+    """Lost again after it was reconciled, before a new filter: whom the last good filter clears is ALLOWED.
 
     Reconciling ends the old journal, so every key is asked of the index until there is a new filter; whoever builds it
-    is frozen here. The index gone as well, misses are ALLOWED with STALE_DATA and hits UNKNOWN: the table is not emptied.
+    is frozen here. The index gone as well, misses are ALLOWED with STALE_DATA and hits UNKNOWN: no table is emptied.
     """
     (builder,) = set(centre.checker.children()) - set(centre.checker.answering())
     builder.suspend()
