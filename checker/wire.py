@@ -26,7 +26,7 @@ from proto.checker.v1 import check_pb2 as pb
 MAX_BATCH = 1000
 ALLOWED_FOR_S = 300
 """How long a caller may rely on ALLOWED, counted from the start of the second."""
-_RENDERED = 4096
+_READY = 4096
 """Ready-made answers a renderer keeps: a rulebook has a few hundred."""
 MAX_ITEM_ID = 128
 MAX_TEXT = 256
@@ -277,35 +277,33 @@ def for_seller(decision: Decision) -> Decision:
 class Renderer:
     """Turns decisions into responses: for one rulebook, one freshness and one second.
 
-    Nearly all answers are filter misses, which the rulebook keeps ready-made and which differ in `item_id` alone: each
-    of them is written once and merged from its bytes afterwards.
+    Nearly all answers are ALLOWED without asking the index. The rulebook keeps those decisions ready-made and their
+    answers differ in `item_id` alone, so each is written once and serialised answers are put together from its bytes:
+    concatenated fields are one message.
     """
 
-    __slots__ = ("_expire_s", "_rendered", "as_of", "rulebook", "second")
+    __slots__ = ("_expire_s", "_ready", "as_of", "rulebook", "second")
 
     def __init__(self, rulebook: Rulebook, as_of: AsOf, now_ms: int) -> None:
         self.rulebook = rulebook
         self.as_of = as_of
         self.second = now_ms // 1000
         self._expire_s = self.second + ALLOWED_FOR_S
-        self._rendered: dict[int, tuple[Decision, bytes]] = {}
+        self._ready: dict[int, tuple[Decision, bytes]] = {}
+
+    def ready(self, decision: Decision, item_id: str) -> bytes:
+        """A serialised CheckResponse. Only for the decisions a rulebook keeps: each is remembered by its identity."""
+        known = self._ready.get(id(decision))
+        if known is None:  # the entry keeps its decision alive, so the id stays that one's
+            written = pb.CheckResponse()
+            self.write(written, decision)
+            known = (decision, written.SerializeToString())
+            if len(self._ready) < _READY:
+                self._ready[id(decision)] = known
+        return known[1] + delimited(item_id.encode()) if item_id else known[1]
 
     def write(self, into: pb.CheckResponse, decision: Decision) -> None:
         """Write all of the answer but item_id, decision_id and trace. `decision` is as the caller may see it."""
-        known = self._rendered.get(id(decision))
-        if known is not None:  # the entry keeps its decision alive, so the id is that one's
-            into.MergeFromString(known[1])
-        elif decision.answered_by is AnsweredBy.FILTER:
-            template = pb.CheckResponse()
-            self._fill(template, decision)
-            raw = template.SerializeToString()
-            if len(self._rendered) < _RENDERED:
-                self._rendered[id(decision)] = (decision, raw)
-            into.MergeFromString(raw)
-        else:
-            self._fill(into, decision)
-
-    def _fill(self, into: pb.CheckResponse, decision: Decision) -> None:
         row = self.rulebook.rows.get(decision.rule_id)
         into.outcome = int(decision.outcome)  # type: ignore[assignment]
         into.reason = int(decision.reason)  # type: ignore[assignment]
@@ -330,6 +328,23 @@ class Renderer:
         if decision.outcome is Outcome.BARRED and row is not None:
             for text in row.alternatives:
                 into.alternatives.add(zh=text.zh, en=text.en)
+
+
+_LENGTHS = [bytes([length]) for length in range(128)]
+_FIELD_1 = b"\x0a"  # field 1, length-delimited: CheckResponse.item_id, and an item of BatchCheckResponse
+
+
+def delimited(raw: bytes) -> bytes:
+    """Bytes as field 1 of a message."""
+    length = len(raw)
+    if length < 128:
+        return _FIELD_1 + _LENGTHS[length] + raw
+    varint = bytearray()
+    while length > 127:
+        varint.append(length & 127 | 128)
+        length >>= 7
+    varint.append(length)
+    return _FIELD_1 + varint + raw
 
 
 def bad_request(violations: list[Violation]) -> status_pb2.Status:

@@ -107,6 +107,8 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         step = begin(query, view, now_ms)
         if isinstance(step, NeedExact):
             return await self._conclude(request, query, step, view, call, now_ms)
+        if step.outcome is Outcome.ALLOWED and not request.with_trace:
+            return self._ready(step, request, view, now_ms)  # type: ignore[return-value] # serialised, see Guard
         response = pb.CheckResponse()
         self._answer(response, request, query, step, step, view, view.as_of, call, now_ms)
         return response
@@ -122,28 +124,35 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
             raise InvalidRequest([("items", f"must be 1 to {wire.MAX_BATCH}, not {len(asked)}: split the batch")])
         now_ms = self._clock_ms()
         view = self._live.view
-        response = pb.BatchCheckResponse()
-        add = response.items.add
+        answers: list[bytes | pb.CheckResponse] = []
         needs: list[NeedExact] = []
         places: list[tuple[pb.CheckResponse, pb.CheckRequest, Query]] = []
         for item in asked:
-            answer = add()
             try:
                 query = _ask(item, call, view, now_ms)
             except (wire.Malformed, PermissionDenied) as error:
-                _fail(answer, item, error)
+                answers.append(_failed(item, error))
                 continue
             step = begin(query, view, now_ms)
             if isinstance(step, NeedExact):
+                answer = pb.CheckResponse()
+                answers.append(answer)
                 needs.append(step)
                 places.append((answer, item, query))
+            elif step.outcome is Outcome.ALLOWED and not item.with_trace:
+                answers.append(self._ready(step, item, view, now_ms))
             else:
+                answer = pb.CheckResponse()
                 self._answer(answer, item, query, step, step, view, view.as_of, call, now_ms)
+                answers.append(answer)
         if needs:
             settled = await self._settle(needs, call.deadline)
             for (answer, item, query), need, decision in zip(places, needs, settled.decisions, strict=True):
                 self._answer(answer, item, query, need, decision, view, settled.as_of, call, now_ms)
-        return response
+        delimited = wire.delimited
+        return b"".join(  # type: ignore[return-value] # serialised, see Guard
+            [delimited(answer if isinstance(answer, bytes) else answer.SerializeToString()) for answer in answers]
+        )
 
     # It writes instead of yielding, so that a question still open never holds back the answers behind it.
     async def StreamCheck(  # type: ignore[override]
@@ -165,17 +174,16 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
             async for request in request_iterator:
                 now_ms = self._clock_ms()
                 view = self._live.view
-                answer = pb.CheckResponse()
                 try:
                     query = _ask(request, call, view, now_ms)
                 except (wire.Malformed, PermissionDenied) as error:
-                    _fail(answer, request, error)
-                    await write(answer)
+                    await write(_failed(request, error))
                     continue
                 step = begin(query, view, now_ms)
                 if isinstance(step, NeedExact):
                     open_questions.create_task(settle(request, query, step, view, now_ms))
                 else:
+                    answer = pb.CheckResponse()
                     self._answer(answer, request, query, step, step, view, view.as_of, call, now_ms)
                     await write(answer)
 
@@ -195,6 +203,17 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         self._answer(response, request, query, need, settled.decisions[0], view, settled.as_of, call, now_ms)
         return response
 
+    def _renderer_for(self, view: View, as_of: AsOf, now_ms: int) -> wire.Renderer:
+        renderer = self._renderer
+        if renderer.second != now_ms // 1000 or renderer.as_of is not as_of or renderer.rulebook is not view.rulebook:
+            renderer = self._renderer = wire.Renderer(view.rulebook, as_of, now_ms)
+        return renderer
+
+    def _ready(self, decision: Decision, request: pb.CheckRequest, view: View, now_ms: int) -> bytes:
+        """The common answer, serialised: ALLOWED by rules or filter, the same to every caller."""
+        self.answers.count(decision)
+        return self._renderer_for(view, view.as_of, now_ms).ready(decision, request.item_id)
+
     def _answer(
         self,
         answer: pb.CheckResponse,
@@ -208,9 +227,7 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         now_ms: int,
     ) -> None:
         """Write the answer as the caller may see it, count it, keep evidence of a refusal, tell how it came about."""
-        renderer = self._renderer
-        if renderer.second != now_ms // 1000 or renderer.as_of is not as_of or renderer.rulebook is not view.rulebook:
-            renderer = self._renderer = wire.Renderer(view.rulebook, as_of, now_ms)
+        renderer = self._renderer_for(view, as_of, now_ms)
         detail = call.caller.detail
         by_index = decision.answered_by is AnsweredBy.INDEX
         renderer.write(answer, wire.for_seller(decision) if by_index and not detail else decision)
@@ -252,13 +269,13 @@ def _ask(request: pb.CheckRequest, call: Call, view: View, now_ms: int) -> Query
     return query
 
 
-def _fail(answer: pb.CheckResponse, request: pb.CheckRequest, error: wire.Malformed | PermissionDenied) -> None:
+def _failed(request: pb.CheckRequest, error: wire.Malformed | PermissionDenied) -> pb.CheckResponse:
     """What is wrong with one item of a batch or stream never fails the others."""
-    answer.item_id = request.item_id
     if isinstance(error, wire.Malformed):
-        answer.error.CopyFrom(wire.bad_request(error.violations))
+        status = wire.bad_request(error.violations)
     else:
-        answer.error.CopyFrom(wire.permission_denied(str(error)))
+        status = wire.permission_denied(str(error))
+    return pb.CheckResponse(item_id=request.item_id, error=status)
 
 
 def _refusal(
