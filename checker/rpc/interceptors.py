@@ -446,7 +446,7 @@ def to_status(method: str, error: Exception, context: Any = None) -> Status:
         return Status(error.status, str(error)[:1000])
     if isinstance(error, TimeoutError) and context is not None and context.time_remaining() == 0:
         return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed while the answer was made")
-    identifier = secrets.token_hex(6)
+    identifier = "".join(secrets.choice("bcdfghjkmnpqrstvwxz") for _ in range(12))  # letters: the log masks digits
     _log.error("internal error %s in %s: %s", identifier, method, describe(error))
     return Status(grpc.StatusCode.INTERNAL, f"internal error {identifier}: the service's log says more under this id")
 
