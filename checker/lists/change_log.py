@@ -169,7 +169,7 @@ class ChangeLog:
             self._file.seek(at + found)
             if self._payload() is not None:
                 raise UsageError(
-                    f"change log {self._path} is damaged at byte {at}: restore it, or reload the index from the "
+                    f"change log {self._path} is damaged at byte {at}: restore it, or import into a new index from the "
                     "court's full feed with a new --state-dir"
                 )
             found = rest.find(_MARK, found + 1)

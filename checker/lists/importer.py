@@ -112,8 +112,8 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """1 when any line was rejected or frozen, so that no script takes it for done."""
-        return 1 if self.rejected or self.frozen else 0
+        """1 when any line was rejected, frozen or is missing, so that no script takes it for done."""
+        return 1 if self.rejected or self.frozen or self.first_missing else 0
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`: stable names, plain types."""
@@ -314,7 +314,7 @@ async def reconcile(index: ExactIndex, log: ChangeLog | None, head: Head) -> int
     if log is None or (log.fresh and head.feed_sequence > 0):
         raise IndexRefused(
             f"{', '.join(doubtful)} restarted and may have lost changes, and the change log here does not know them: "
-            "run the import with the --state-dir used so far, or reload the court's full feed into a new generation"
+            "run the import with the --state-dir used so far, or import the court's full feed into a new index"
         )
     replayed = await log.replay(index)
     await index.mark_reconciled()
