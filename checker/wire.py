@@ -28,6 +28,8 @@ ALLOWED_FOR_S = 300
 """How long a caller may rely on ALLOWED, counted from the start of the second."""
 _READY = 4096
 """Ready-made answers a renderer keeps: a rulebook has a few hundred."""
+_MAX_REMEMBERED = 512
+"""Bytes of a purchase that is remembered: callers decide how long texts are, and thousands of them are kept."""
 MAX_ITEM_ID = 128
 MAX_TEXT = 256
 _MAX_SECONDS = 253_402_300_799  # 9999-12-31T23:59:59Z, the end of google.protobuf.Timestamp
@@ -48,7 +50,8 @@ class Malformed(Exception):  # noqa: N818 - a value in flight between wire and s
 
 def query(request: pb.CheckRequest, rulebook: Rulebook, now_ms: int) -> Query:
     """The question in core's terms; raises Malformed. `rulebook` only decides whether a missing subject matters."""
-    purchase, violations = _purchase(request.purchase.SerializeToString())
+    raw = request.purchase.SerializeToString()
+    purchase, violations = (_purchase if len(raw) <= _MAX_REMEMBERED else _read_purchase)(raw)
     problems = list(violations) if violations else []
     act_ms = _milliseconds(request.act_time, "act_time", problems) if request.HasField("act_time") else 0
     service_ms = 0
@@ -84,9 +87,8 @@ def query(request: pb.CheckRequest, rulebook: Rulebook, now_ms: int) -> Query:
     )
 
 
-@lru_cache(maxsize=16_384)
-def _purchase(raw: bytes) -> tuple[p.Purchase, tuple[Violation, ...]]:
-    """A Purchase message as core's value, and what is wrong with it; remembered, for it says nothing of a person."""
+def _read_purchase(raw: bytes) -> tuple[p.Purchase, tuple[Violation, ...]]:
+    """A Purchase message as core's value, and what is wrong with it."""
     message = pb.Purchase.FromString(raw)
     kind = message.WhichOneof("kind")
     if kind is None:
@@ -94,6 +96,10 @@ def _purchase(raw: bytes) -> tuple[p.Purchase, tuple[Violation, ...]]:
     problems: list[Violation] = []
     purchase = _PURCHASES[kind](getattr(message, kind), problems)
     return purchase, tuple(problems)
+
+
+# Remembered, for it says nothing of a person; bounded in number here and in size by the caller.
+_purchase = lru_cache(maxsize=16_384)(_read_purchase)
 
 
 def kind_of(purchase: p.Purchase) -> str:
@@ -151,8 +157,10 @@ def _train(seat: pb.TrainSeat, problems: list[Violation]) -> p.Purchase:
     code, seat_code, seat_name = seat.train_code, seat.seat_code, seat.seat_name
     if not code or len(code) > MAX_TEXT:
         problems.append(("purchase.train.train_code", f"is required, at most {MAX_TEXT} characters"))
-    if len(seat_code) > MAX_TEXT or len(seat_name) > MAX_TEXT:
-        problems.append(("purchase.train.seat_code", f"codes and names have at most {MAX_TEXT} characters"))
+    if len(seat_code) > MAX_TEXT:
+        problems.append(("purchase.train.seat_code", f"must be at most {MAX_TEXT} characters"))
+    if len(seat_name) > MAX_TEXT:
+        problems.append(("purchase.train.seat_name", f"must be at most {MAX_TEXT} characters"))
     return p.Train(code, seat_code, seat_name, seat.is_emu, seat.is_standing)
 
 
