@@ -37,7 +37,7 @@ _MAX_SECONDS = 253_402_300_799  # 9999-12-31T23:59:59Z, the end of google.protob
 Violation = tuple[str, str]
 
 
-class Malformed(Exception):  # noqa: N818 - a value in flight between wire and servicer, never an error of ours
+class Malformed(Exception):
     """A request or item that cannot be asked; `violations` name the fields."""
 
     def __init__(self, violations: list[Violation]) -> None:

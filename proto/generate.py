@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def generate(out: Path) -> None:
-    """Write `*_pb2.py`, `*_pb2.pyi`, `*_pb2_grpc.py` and `*_pb2_grpc.pyi` below `out`; raises SystemExit on an error."""
+    """Write `*_pb2.py`, `*_pb2_grpc.py` and their `.pyi` below `out`; raises SystemExit on an error."""
     sources = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("proto/checker/v1/*.proto"))
     # protoc does not look for plugins inside an unactivated environment: name them in full.
     binaries = Path(sys.executable).parent

@@ -57,7 +57,7 @@ Sign = Callable[[bytes], bytes]
 Verify = Callable[[bytes, bytes], bool]
 
 
-class BadContainer(ValueError):  # noqa: N818  # says what is bad; every caller reads it so
+class BadContainer(ValueError):  # says what is bad; every caller reads it so
     """A filter file that must not be used. The text is `FAULT: what was found`; `fault` is its first word.
 
     Faults: truncated, magic, version, flags, length, checksum, unsigned, signed, signature, derivation, header,

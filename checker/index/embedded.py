@@ -144,7 +144,7 @@ def _attach(directory: Path, timeout_s: float, abandoned: threading.Event) -> At
         raise
 
 
-class _Abandoned(Exception):  # noqa: N818 - nobody waits for the answer any more
+class _Abandoned(Exception):
     """The caller of `attach_async` was cancelled."""
 
 

@@ -82,7 +82,7 @@ class Answer(Enum):
     NONE = "none"
 
 
-class _Failed(Exception):  # noqa: N818 - a verdict, not a programming error
+class _Failed(Exception):
     """The server cannot run here; the text is the sentence for the person who must act."""
 
 

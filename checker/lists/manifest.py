@@ -26,7 +26,7 @@ _CHUNK = 1 << 20
 _MAX_MANIFEST_BYTES = 1 << 20
 
 
-class FeedRefused(CheckerError):  # noqa: N818 -- named like its family in checker.errors
+class FeedRefused(CheckerError):
     """A whole feed is refused, and nothing of this import was applied."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION

@@ -56,7 +56,7 @@ def current_call() -> Call:
     return _current.get()
 
 
-class StreamEnded(CheckerError):  # noqa: N818 -- named like its family in checker.errors
+class StreamEnded(CheckerError):
     """The service ends a stream: it has reached its lifetime, or the worker is stopping. Open a new one."""
 
     status = grpc.StatusCode.UNAVAILABLE
