@@ -5,7 +5,7 @@ All problems are listed at once. There is no secret among the settings: secrets 
 """
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ def _setting(default: Any, text: str, check: Callable[[Any], str | None] | None 
 
 def _at_least(least: float) -> Callable[[Any], str | None]:
     return lambda value: None if value >= least else f"must be at least {least:g}"
+
+
+def _from_to(least: float, most: float) -> Callable[[Any], str | None]:
+    return lambda value: None if least <= value <= most else f"must be from {least:g} to {most:g}"
 
 
 def _one_of(*words: str) -> Callable[[Any], str | None]:
@@ -39,7 +43,7 @@ class Settings:
         "exact index: embedded:DIR, redis://HOST:PORT/DB, rediss://..., redis+cluster://HOST:PORT,..., or memory:",
     )
     listen: str = _setting("127.0.0.1:50051", "HOST:PORT (port 0: any free one) or unix:PATH")
-    workers: int = _setting(1, "processes on the one port; unix: and memory: mean one", _at_least(1))
+    workers: int = _setting(1, "processes on the one port; unix: and memory: mean one", _from_to(1, 256))
     key_file: Path | None = _setting(
         None, "digest, signing and evidence keys (default: key.json in the state directory)"
     )
@@ -103,7 +107,7 @@ def default_state_dir(index: str) -> Path:
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Settings:
     """Settings from flags (None = not given), environment and TOML file. Raises UsageError with every problem."""
     problems: list[str] = []
-    table = _read_table(config) if config is not None else {}
+    table = _read_table(config, problems) if config is not None else {}
     known = {item.name for item in fields(Settings)}
     problems += [
         f"{config}: {name}: is no setting; see `checker serve --help`" for name in sorted(table.keys() - known)
@@ -115,6 +119,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | No
         and name.removeprefix("CHECKER_").lower() not in known | {"config", "fault_point", "target", "valkey_server"}
     ]
     chosen: dict[str, Any] = {}
+    wrong: set[str] = set()  # settings that were given, but not as they can be used
     for item in fields(Settings):
         variable = f"CHECKER_{item.name.upper()}"
         if flags.get(item.name) is not None:
@@ -128,18 +133,19 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | No
         converted = _convert(item.name, item.default, value)
         if isinstance(converted, _Wrong):
             problems.append(f"{source}: {converted.text}")
+            wrong.add(item.name)
             continue
         check = item.metadata["check"]
-        wrong = check(converted) if check is not None else None
-        if wrong:
-            problems.append(f"{source}: {wrong}")
+        fault = check(converted) if check is not None else None
+        if fault:
+            problems.append(f"{source}: {fault}")
+            wrong.add(item.name)
         else:
             chosen[item.name] = converted
-    settings = Settings(**chosen)
-    problems += _together(settings)
+    problems += _together(Settings(**chosen), wrong)
     if problems:
         raise UsageError("\n".join(problems))
-    return settings
+    return Settings(**chosen)
 
 
 @dataclass(frozen=True)
@@ -147,13 +153,16 @@ class _Wrong:
     text: str
 
 
-def _read_table(path: Path) -> dict[str, Any]:
+def _read_table(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not a TOML text: {error}") from None
+        problems.append(f"--config {path}: {error.strerror}")
+    except UnicodeDecodeError:
+        problems.append(f"--config {path}: not a TOML text: it is not UTF-8")
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        problems.append(f"--config {path}: not a TOML text: {error}")
+    return {}
 
 
 _PATHS = frozenset({"key_file", "state_dir", "ready_file", "rulebook", "tls_cert", "tls_key", "tls_client_ca", "roles"})
@@ -162,9 +171,12 @@ _PATHS = frozenset({"key_file", "state_dir", "ready_file", "rulebook", "tls_cert
 def _convert(name: str, default: Any, value: Any) -> Any:
     """A flag's, variable's or TOML value as the setting's type."""
     if name == "feed":
-        return tuple(Path(one) for one in ([value] if isinstance(value, str) else value))
+        given = value if isinstance(value, list | tuple) else [value]
+        if not all(_is_path(one) for one in given):
+            return _Wrong("must be a path, or in the file a list of paths")
+        return tuple(Path(one) for one in given)
     if name in _PATHS:
-        return Path(value) if isinstance(value, str | Path) and str(value) else _Wrong("must be a path")
+        return Path(value) if _is_path(value) else _Wrong("must be a path")
     if isinstance(default, bool):
         if isinstance(value, bool):
             return value
@@ -183,11 +195,15 @@ def _convert(name: str, default: Any, value: Any) -> Any:
     return value if isinstance(value, str) else _Wrong("must be a text")
 
 
-def _together(settings: Settings) -> list[str]:
-    """What can only be seen with all settings side by side."""
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | Path) and bool(str(value)) and "\0" not in str(value)
+
+
+def _together(settings: Settings, wrong: Set[str]) -> list[str]:
+    """What can only be seen with all settings side by side; `wrong`: given, but already complained of."""
     problems = []
     memory = settings.index.startswith("memory:")
-    if not settings.index:
+    if not settings.index and "index" not in wrong:
         problems.append("--index: is required, such as embedded:./index or redis://127.0.0.1:6379/0")
     if memory and settings.workers > 1:
         problems.append("--workers: memory: lives in one process; use --workers 1 or another index")
@@ -195,11 +211,11 @@ def _together(settings: Settings) -> list[str]:
         problems.append("--feed: is for memory: only; use `checker import` for this index")
     if settings.listen.startswith("unix:") and settings.workers > 1:
         problems.append("--workers: a Unix socket cannot be shared by workers; use --workers 1 or HOST:PORT")
-    if (settings.tls_cert is None) != (settings.tls_key is None):
+    if (settings.tls_cert is None) != (settings.tls_key is None) and not wrong & {"tls_cert", "tls_key"}:
         problems.append("--tls-cert, --tls-key: give both or neither")
-    if settings.tls_client_ca is not None and settings.tls_cert is None:
+    if settings.tls_client_ca is not None and settings.tls_cert is None and "tls_cert" not in wrong:
         problems.append("--tls-client-ca: needs --tls-cert and --tls-key")
-    if settings.tls_client_ca is not None and settings.roles is None:
+    if settings.tls_client_ca is not None and settings.roles is None and "roles" not in wrong:
         problems.append("--roles: mutual TLS needs a roles file that says what each certificate may do")
     if settings.feed_warn_minutes >= settings.feed_stop_hours * 60:
         problems.append("--feed-warn-minutes: must be less than --feed-stop-hours")

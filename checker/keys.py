@@ -38,7 +38,7 @@ class KeyFile:
     active: str
     digest_keys: dict[str, DigestKey]
     signing_key: Ed25519PrivateKey
-    evidence_key: bytes
+    evidence_key: bytes = field(repr=False)
     courts: dict[str, Ed25519PublicKey] = field(default_factory=dict)
     secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
 
@@ -158,18 +158,21 @@ def load(path: Path) -> KeyFile:
         raise UsageError(f"key file {path} can be read by others: `chmod 600 {path}`")
     try:
         content: Any = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(f"key file {path} is not JSON: restore it from your copy; it cannot be made again") from None
     return _parse(path, content)
 
 
 def load_or_create(path: Path) -> KeyFile:
     """Read the key file, or make one: for an embedded or in-memory index on this machine only."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = new(Algorithm.BLAKE2B_128, new_key_id())
-        with contextlib.suppress(FileExistsError):  # another command made it at the same moment
-            _create_exclusively(path, made)
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            made = new(Algorithm.BLAKE2B_128, new_key_id())
+            with contextlib.suppress(FileExistsError):  # another command made it at the same moment
+                _create_exclusively(path, made)
+    except OSError as error:
+        raise UsageError(f"key file {path} cannot be made: {error.strerror}") from None
     return load(path)
 
 
@@ -179,6 +182,7 @@ def _create_exclusively(path: Path, keys: KeyFile) -> None:
         aside = Path(folder) / "key"
         save(aside, keys)
         os.link(aside, path)
+        _sync_folder(path)  # an index is written under this key from now on: it must outlive a power cut
 
 
 def _parse(path: Path, content: Any) -> KeyFile:
@@ -188,16 +192,19 @@ def _parse(path: Path, content: Any) -> KeyFile:
         raise UsageError(f"key file {path} is an edge's export: a checker needs the file it was exported from")
     digest_keys: dict[str, DigestKey] = {}
     raw_secrets: dict[str, bytes] = {}
-    for number, entry in enumerate(content.get("digest_keys", [])):
+    entries = content.get("digest_keys")
+    for number, entry in enumerate(entries if isinstance(entries, list) else []):
         try:
             secret = base64.b64decode(entry["secret"], validate=True)
-            digest_keys[entry["id"]] = DigestKey(entry["id"], Algorithm(entry["algorithm"]), secret)
-            raw_secrets[entry["id"]] = secret
+            made = DigestKey(entry["id"], Algorithm(entry["algorithm"]), secret)
         except (KeyError, TypeError, ValueError) as error:
             why = str(error) if isinstance(error, ValueError) else "needs id, algorithm and secret"
             raise UsageError(f"key file {path}: digest_keys[{number}]: {why}") from None
+        if made.key_id in digest_keys:
+            raise UsageError(f"key file {path}: digest_keys[{number}]: the id {made.key_id} is there twice")
+        digest_keys[made.key_id], raw_secrets[made.key_id] = made, secret
     active = content.get("active")
-    if active not in digest_keys:
+    if not isinstance(active, str) or active not in digest_keys:
         raise UsageError(f"key file {path}: active must name one of its digest_keys")
     try:
         signing = Ed25519PrivateKey.from_private_bytes(base64.b64decode(content["signing_key"], validate=True))
@@ -206,7 +213,7 @@ def _parse(path: Path, content: Any) -> KeyFile:
             name: Ed25519PublicKey.from_public_bytes(base64.b64decode(key, validate=True))
             for name, key in content.get("courts", {}).items()
         }
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UsageError(f"key file {path}: signing_key, evidence_key or courts cannot be read") from None
     if len(evidence) != SECRET_BYTES:
         raise UsageError(f"key file {path}: evidence_key must be {SECRET_BYTES} bytes")
@@ -226,13 +233,18 @@ def _write_private(path: Path, content: dict[str, Any]) -> None:
         except BaseException:
             Path(aside).unlink(missing_ok=True)
             raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync_folder(path)
     except OSError as error:
         raise UsageError(f"key file {path} cannot be written: {error.strerror}") from None
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the file's name as durable as its content. Raises OSError."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _text(raw: bytes) -> str:
