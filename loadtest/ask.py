@@ -6,6 +6,8 @@ table: the quickest look at a running service.
 """
 
 import argparse
+import csv
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,14 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from loadtest.make_feed import Row, purchase_fields, read_people
+from loadtest.make_feed import COLUMNS, Row, purchase_fields, read_people
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import check_pb2_grpc
 
 BATCH = 500
+WAIT_S = 30.0
+"""Time a batch may take, the wait for the service to come up included."""
 _SHOWN = 20
 
 
@@ -32,6 +36,31 @@ class Result(NamedTuple):
     wrong: list[str]  # one line each: row, purchase, expected, got
     outcomes: dict[str, int]
     seconds: float
+
+
+class BadPeople(Exception):
+    """people.csv cannot be asked; the text says why and names the line, never what stands in it."""
+
+
+def _rows(people: Path) -> Iterator[tuple[int, Row, pb.CheckRequest]]:
+    """Each line of people.csv with its number and the question it stands for. Raises BadPeople, OSError."""
+    with people.open(encoding="utf-8", errors="replace") as file:
+        if file.readline().strip() != ",".join(COLUMNS):
+            raise BadPeople("line 1 is not of this version: make it again with `loadtest make-feed`")
+    rows = read_people(people)
+    line = 2
+    while True:
+        try:
+            row = next(rows, None)
+            question = request(row) if row is not None else None
+        except (ValueError, TypeError, csv.Error, ParseError):
+            raise BadPeople(f"line {line} is not of this version: make it again with `loadtest make-feed`") from None
+        if row is None or question is None:
+            break
+        yield line, row, question
+        line += 1
+    if line == 2:
+        raise BadPeople("holds nobody to ask about: make it with `loadtest make-feed`")
 
 
 def request(row: Row) -> pb.CheckRequest:
@@ -48,12 +77,17 @@ def request(row: Row) -> pb.CheckRequest:
 
 def outcome_of(answer: pb.CheckResponse) -> str:
     """The answer's outcome as people.csv writes it."""
-    return pb.Outcome.Name(answer.outcome).removeprefix("OUTCOME_")
+    return _word(pb.Outcome, answer.outcome).removeprefix("OUTCOME_")
 
 
 def reason_of(answer: pb.CheckResponse) -> str:
     """The answer's reason as people.csv writes it."""
-    return pb.Reason.Name(answer.reason).removeprefix("REASON_")
+    return _word(pb.Reason, answer.reason).removeprefix("REASON_")
+
+
+def _word(enum: Any, number: int) -> str:
+    """An enum's word, or the number where the service knows one more than we do: a wrong answer, no crash."""
+    return enum.Name(number) if number in enum.values() else str(number)
 
 
 def is_right(row: Row, answer: pb.CheckResponse) -> bool:
@@ -69,12 +103,13 @@ def ask_all(target: str, people: Path, *, limit: int | None = None) -> Result:
     asked = 0
     with grpc.insecure_channel(target) as channel:
         stub = check_pb2_grpc.CheckServiceStub(channel)
-        rows = islice(enumerate(read_people(people), 2), limit)
+        rows = islice(_rows(people), limit)
         while batch := list(islice(rows, BATCH)):
             response = stub.BatchCheck(
-                pb.BatchCheckRequest(items=[request(row) for _, row in batch]), timeout=30, wait_for_ready=True
+                pb.BatchCheckRequest(items=[question for _, _, question in batch]), timeout=WAIT_S, wait_for_ready=True
             )
-            for (line, row), answer in zip(batch, response.items, strict=True):
+            answers = list(response.items) + [pb.CheckResponse()] * (len(batch) - len(response.items))
+            for (line, row, _), answer in zip(batch, answers, strict=False):
                 asked += 1
                 outcomes[outcome_of(answer)] += 1
                 if not is_right(row, answer):
@@ -89,7 +124,7 @@ def ask_all(target: str, people: Path, *, limit: int | None = None) -> Result:
 def telling(people: Path, count: int) -> list[Row]:
     """Rows that differ in what they show: one of each outcome and reason in turn, each with another purchase kind."""
     first: dict[tuple[str, str, str], Row] = {}
-    for row in islice(read_people(people), 50_000):
+    for _, row, _ in islice(_rows(people), 50_000):
         first.setdefault((row.outcome, row.reason, row.purchase.partition(" ")[0]), row)
     groups: dict[tuple[str, str], list[Row]] = {}
     for (outcome, reason, _), row in first.items():
@@ -129,7 +164,7 @@ def show_telling(target: str, people: Path, count: int) -> int:
             right = is_right(row, answer)
             wrong += not right
             said = outcome_of(answer) if right else f"{outcome_of(answer)} (expected {row.outcome}, {row.reason})"
-            by = pb.AnsweredBy.Name(answer.answered_by).removeprefix("ANSWERED_BY_")
+            by = _word(pb.AnsweredBy, answer.answered_by).removeprefix("ANSWERED_BY_")
             purchase = row.purchase.replace("_", " ")
             table.add_row(purchase, row.why.partition(";")[0], said, reason_of(answer), by, f"{spent:,.0f}")
     Console().print(table)
@@ -148,26 +183,38 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--target", required=True, metavar="ADDR", help="HOST:PORT or unix:PATH")
     parser.add_argument("--people", required=True, type=Path, metavar="FILE", help="people.csv of `loadtest make-feed`")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N rows")
     parser.add_argument(
-        "--telling", type=int, metavar="N", help="instead: N rows that differ in what they show, as a table"
+        "--telling", type=_count, metavar="N", help="instead: N rows that differ in what they show, as a table"
     )
     parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError("must be a whole number from 1")
+    return int(text)
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"loadtest ask: {text}", file=sys.stderr)
+    return code
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask and report; see the verb's help for the exit codes."""
     try:
-        if args.telling:
+        if args.telling is not None:
             return 1 if show_telling(args.target, args.people, args.telling) else 0
         result = ask_all(args.target, args.people, limit=args.limit)
     except FileNotFoundError:
-        print(f"loadtest ask: {args.people} does not exist: make it with `loadtest make-feed`")
-        return 2
+        return _complain(f"{args.people} does not exist: make it with `loadtest make-feed`", 2)
+    except OSError as error:
+        return _complain(f"{args.people}: {error.strerror}", 2)
+    except BadPeople as error:
+        return _complain(f"{args.people}: {error}", 2)
     except grpc.RpcError as error:
-        code = error.code().name
-        print(f"loadtest ask: {args.target} cannot be asked ({code}): is `checker serve` running there?")
-        return 3
+        return _complain(f"{args.target} cannot be asked ({error.code().name}): is `checker serve` running there?", 3)
     for line in result.wrong[:_SHOWN]:
         print(line)
     counts = ", ".join(f"{outcome} {number:,}" for outcome, number in sorted(result.outcomes.items()))
