@@ -50,7 +50,9 @@ from checker.lists.rejects import Reject, RejectsFiles
 CHANGE_LOG: Final = "changes.log"
 """The change log's name in the state directory."""
 
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 17
+"""Bytes read, and so parsed, between two turns of the event loop: the store works on what overtakes meanwhile."""
+_OVERTAKE_EVERY_S: Final = 0.25
 _SPOOL_IN_MEMORY: Final = 64 << 20
 _IN_FLIGHT: Final = 2  # batches: one is packed while the store works on the other
 _PEEKED_LINES: Final = 1_000
@@ -411,6 +413,8 @@ class _Import:
         self._ascending = True  # whether additions came in the order of their sequences
         self._last_spooled = 0
         self._waiting: list[tuple[str, Removal | Exemption]] = []
+        self._overtaking: asyncio.Task[None] | None = None
+        self._overtook_at = 0.0
         spool_dir = None if options.state_dir is None else str(options.state_dir)
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY, dir=spool_dir)  # noqa: SIM115  # closed by run
         self._summary = Summary()
@@ -423,8 +427,15 @@ class _Import:
             summary.replayed = await reconcile(self._index, self._log, head)
             self._known = head.feed_sequence
             self._previous = head.feed_sequence or None
-            for each in feeds:
-                await self._first_pass(each)
+            try:
+                for each in feeds:
+                    await self._first_pass(each)
+                await self._overtaken()
+                await self._overtake()
+            finally:
+                if self._overtaking is not None:  # parsing failed: end with it, not behind its back
+                    self._overtaking.cancel()
+                    await asyncio.gather(self._overtaking, return_exceptions=True)
             self._rejects.sync()
             faults.point("importer.rejects-written")
             await self._second_pass(head)
@@ -446,7 +457,7 @@ class _Import:
                 for lines in _read(file):
                     for line in lines:
                         self._take(each.path, line)
-                    await self._overtake()
+                    await self._overtake_beside()
                     self._step(file.tell())
                     await asyncio.sleep(0)  # the lease is renewed, and a server in this process goes on answering
         except OSError as error:
@@ -545,6 +556,22 @@ class _Import:
         self._spool.write(_SPOOLED.pack(line.sequence, len(records), len(encoded)) + encoded)
         self._ascending = self._ascending and line.sequence > self._last_spooled
         self._last_spooled = line.sequence
+
+    async def _overtake_beside(self) -> None:
+        """Have what was read so far applied while parsing goes on: one lot at a time, since each costs two syncs."""
+        now = time.monotonic()
+        under_way = self._overtaking is not None and not self._overtaking.done()
+        if not self._waiting or under_way or now - self._overtook_at < _OVERTAKE_EVERY_S:
+            return
+        await self._overtaken()
+        self._overtook_at = now
+        self._overtaking = asyncio.create_task(self._overtake())
+
+    async def _overtaken(self) -> None:
+        """The lot under way is applied when this returns; raises what it met."""
+        if self._overtaking is not None:
+            under_way, self._overtaking = self._overtaking, None
+            await under_way
 
     async def _overtake(self) -> None:
         """Apply the removals, revocations and exemptions read so far."""
