@@ -113,7 +113,7 @@ class Stand:
         self.key_file = self.state / "key.json"
         self._checkers: list[Checker] = []
         self._commands = 0
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         if not self.embedded:
             self.state.mkdir(mode=0o700)
             made = self.run("checker", "keys", "new", "--key-file", self.key_file)
@@ -133,7 +133,7 @@ class Stand:
             capture_output=True,
             timeout=seconds,
             check=False,
-            env=self._environment,
+            env=self.environment,
         )
         name = f"{self._commands:03}-{script}-{arguments[0]}"
         (self.logs / f"{name}.out").write_bytes(done.stdout)
@@ -149,7 +149,7 @@ class Stand:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env=self.environment,
             )
 
     def feed(self, name: str, *lines: dict[str, Any]) -> Path:
@@ -170,7 +170,7 @@ class Stand:
         self._commands += 1
         log = self.logs / f"{self._commands:03}-checker-serve.err"
         command = [_script("checker"), "serve", *self.where, "--listen", listen, "--workers", str(workers)]
-        checker = Checker([*command, *map(str, flags)], self.folder, log, self._environment)
+        checker = Checker([*command, *map(str, flags)], self.folder, log, self.environment)
         self._checkers.append(checker)
         return checker
 
