@@ -29,7 +29,7 @@ from tests.index.servers import free_port
 from tests.paths.search import Secrets, forms
 from tests.paths.stand import Checker, Stand, wait_for
 
-PEOPLE = 3_000
+PEOPLE = 2_000
 NAME = "章试试"
 NUMBER = "71000018800101001X"
 
@@ -61,7 +61,7 @@ def run(stand_of: Callable[..., Stand], tmp_path_factory: pytest.TempPathFactory
     assert ask.ask_all(checker.address, inbox / "feed" / "people.csv").wrong == []
     left = {
         "answers": b"".join(_answers(checker.address, rows)),
-        "error texts": "\n".join(_ask_wrongly(checker.address, rows[:40])).encode(),
+        "error texts": "\n".join(_ask_wrongly(checker.address, rows[:25])).encode(),
         "command lines": _command_lines(stand, checker),
     }
     _use_commands(stand, checker, rows)

@@ -325,7 +325,7 @@ def test_on_memory_no_interleaving_answers_anybody_wrongly(monkeypatch: pytest.M
             current.append(self.crashing)
             return CrashingIndex(self.crashing)
 
-    check(MemoryMachine, examples=120, steps=30)
+    check(MemoryMachine, examples=80, steps=30)
 
 
 @pytest.fixture(scope="module")
@@ -350,4 +350,4 @@ def test_on_a_server_no_interleaving_answers_anybody_wrongly(server: Server, mon
             index._write_step = 1
             return index
 
-    check(ServerMachine, examples=80, steps=20)
+    check(ServerMachine, examples=40, steps=20)
