@@ -57,7 +57,8 @@ def run(stand_of: Callable[..., Stand], tmp_path_factory: pytest.TempPathFactory
     assert first["rejected"]
     again = stand.run("checker", "import", *stand.where, feed)
     assert again.code == 1
-    checker = stand.serve("--metrics-listen", page, "--log-format", "json", "--log-level", "debug", workers=2)
+    flags = ("--metrics-listen", page, "--log-format", "json", "--log-level", "debug", "--index-timeout-ms", "2000")
+    checker = stand.serve(*flags, workers=2)
     assert ask.ask_all(checker.address, inbox / "feed" / "people.csv").wrong == []
     left = {
         "answers": b"".join(_answers(checker.address, rows)),
