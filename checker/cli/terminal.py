@@ -55,8 +55,12 @@ def console() -> "Console":
     """Standard output, with colours on a terminal only."""
     from rich.console import Console
 
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would exit by itself, with 1; `main` knows better
+
     width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else WIDTH_OF_A_FILE
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    return Plain(highlight=False, markup=False, emoji=False, width=width)
 
 
 def emit(*shown: "RenderableType") -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from redis.crc import key_slot
@@ -33,6 +33,13 @@ async def bars(index: RedisIndex, number: int) -> list[str] | None:
     """Measures that bar under one key, or None."""
     found = (await index.get_many([digest(number)], 5))[0]
     return None if found is None else [m.measure_id for m in found if m.state == State.ACTIVE]
+
+
+async def until(check: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(10):
+        while not await check():
+            await asyncio.sleep(0.01)
 
 
 async def until_bars(index: RedisIndex, number: int, expected: list[str]) -> None:
@@ -145,9 +152,14 @@ async def test_reader_starts_beside_a_dead_shard(index: RedisIndex) -> None:
         reader = open_index(cluster.url)
         assert isinstance(reader, RedisIndex)
         await reader.open(KEY, create=False)
-        answered = await reader.get_many([digest(n) for n in range(1, 101)], 5)
-        for n, found in enumerate(answered, start=1):
-            assert (found is None) == (home_port(cluster, n, spare[0]) == spare[0].port)
+        dead = [home_port(cluster, n, spare[0]) == spare[0].port for n in range(1, 101)]
+
+        async def only_the_dead_shard_is_silent() -> bool:  # a busy machine may be late once or twice
+            answered = await reader.get_many([digest(n) for n in range(1, 101)], 5)
+            assert all(found is None for found, silent in zip(answered, dead, strict=True) if silent)
+            return [found is None for found in answered] == dead
+
+        await until(only_the_dead_shard_is_silent)
         await reader.close()
     finally:
         cluster.close()
