@@ -38,7 +38,9 @@ async def bars(index: RedisIndex, number: int) -> list[str] | None:
 async def until(check: Callable[[], Awaitable[bool]]) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(10):
-        while not await check():
+        while True:
+            if await check():
+                return
             await asyncio.sleep(0.01)
 
 
