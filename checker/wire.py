@@ -82,9 +82,12 @@ def query(request: pb.CheckRequest, rulebook: Rulebook, now_ms: int) -> Query:
         problems.append(("item_id", f"must be at most {MAX_ITEM_ID} characters"))
     if problems:
         raise Malformed(problems)
-    return Query(
-        purchase, document_type, number, country, key, name, name_key, act_ms, service_ms, request.min_feed_sequence
-    )
+    wanted = request.min_feed_sequence
+    # What Query(...) does, without its Python-level constructor: this is done for every check.
+    return _new(Query, (purchase, document_type, number, country, key, name, name_key, act_ms, service_ms, wanted))
+
+
+_new: Callable[[type[Query], tuple[Any, ...]], Query] = tuple.__new__
 
 
 def _read_purchase(raw: bytes) -> tuple[p.Purchase, tuple[Violation, ...]]:

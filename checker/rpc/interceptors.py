@@ -78,10 +78,6 @@ Observe = Callable[[str, grpc.StatusCode, float, int], None]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-def _one(_request: object) -> int:
-    return 1
-
-
 # Methods whose requests weigh more than one item.
 _WEIGHTS: dict[str, Callable[[Any], int]] = {"/checker.v1.CheckService/BatchCheck": lambda request: len(request.items)}
 
@@ -182,7 +178,7 @@ class Guard:
             raise TypeError(f"{method}: its handler must be a coroutine function")
         parse = handler.request_deserializer
         serialise = handler.response_serializer
-        weigh = _WEIGHTS.get(method, _one)
+        weigh = _WEIGHTS.get(method)
         admit, admission, leave, observe = self._admitter(method), self.admission, self._leave, self._observe
         spend = self._quota.spend if self._quota is not None else None
         perf_counter = time.perf_counter
@@ -196,10 +192,11 @@ class Guard:
                 call = admit(context)
                 held = 1
                 request = parse(raw)
-                items = weigh(request)
-                if items > 1:
-                    admission.enter(items - 1, 1)
-                    held = items
+                if weigh is not None:
+                    items = weigh(request)
+                    if items > 1:
+                        admission.enter(items - 1, 1)
+                        held = items
                 if spend is not None:
                     spend(call.caller, items)
                 set_current(call)
