@@ -7,6 +7,7 @@ table: the quickest look at a running service.
 
 import argparse
 import csv
+import re
 import sys
 import time
 from collections import Counter
@@ -143,6 +144,23 @@ def _in_turn(groups: list[list[Row]]) -> Iterator[Row]:
         groups = [rows for rows in groups if rows]
 
 
+def _in_short(purchase: str) -> str:
+    """A purchase text for people: its kind and values, enums without their prefix, only what is true."""
+    kind, *pairs = purchase.split(" ")
+    words = [kind.replace("_", " ")]
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if value == "true":
+            words.append(name.replace("_", " "))
+        elif value != "false":
+            words.append(_ENUM_PREFIX.sub("", value))
+    return " ".join(words)
+
+
+_ENUM_PREFIX = re.compile(r"^[A-Z_]+_(?:KIND|USE|DEAL)_")
+_WIDTH = 110  # where no terminal says its own
+
+
 def show_telling(target: str, people: Path, count: int) -> int:
     """Ask `count` telling rows one by one and print them as a table; returns how many answers were wrong."""
     from rich.console import Console
@@ -165,9 +183,9 @@ def show_telling(target: str, people: Path, count: int) -> int:
             wrong += not right
             said = outcome_of(answer) if right else f"{outcome_of(answer)} (expected {row.outcome}, {row.reason})"
             by = _word(pb.AnsweredBy, answer.answered_by).removeprefix("ANSWERED_BY_")
-            purchase = row.purchase.replace("_", " ")
+            purchase = _in_short(row.purchase)
             table.add_row(purchase, row.why.partition(";")[0], said, reason_of(answer), by, f"{spent:,.0f}")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
     return wrong
 
 
