@@ -27,11 +27,6 @@ class LiveFilter:
         return self._overlaid is not None
 
     @property
-    def overfull(self) -> bool:
-        """Whether the overlay has outgrown the filter: time to rebuild aside."""
-        return self._overlaid is not None and self._overlaid.overfull()
-
-    @property
     def size(self) -> tuple[int, int]:
         """Keys in the filter file in use, and in its overlay."""
         if self._overlaid is None:

@@ -212,10 +212,7 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
     def _ready(self, decision: Decision, request: pb.CheckRequest, view: View, now_ms: int) -> bytes:
         """The common answer, serialised: ALLOWED by rules or filter, the same to every caller."""
         self.answers.count(decision)
-        renderer, as_of = self._renderer, view.as_of
-        if renderer.second != now_ms // 1000 or renderer.as_of is not as_of or renderer.rulebook is not view.rulebook:
-            renderer = self._renderer_for(view, as_of, now_ms)
-        return renderer.ready(decision, request.item_id)
+        return self._renderer_for(view, view.as_of, now_ms).ready(decision, request.item_id)
 
     def _answer(
         self,
