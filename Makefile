@@ -28,10 +28,12 @@ lock: .venv/ready         ## refresh requirements.lock and docker/*.lock (uv loc
 	printf 'hatchling\nsetuptools\n' | \
 		$(UV_LOCK) - --python-version 3.11 --constraint requirements.lock -o docker/build.lock
 
+# The lock is complete, so pip need not resolve: resolving, it may fetch a newer `coverage[toml]` than the pinned one.
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
-	.venv/bin/python -m pip install -q --require-hashes -r requirements.lock
+	.venv/bin/python -m pip install -q --no-deps --require-hashes -r requirements.lock
 	.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	.venv/bin/python -m pip check
 	touch $@
 
 .PHONY: run test check bench proto lock
