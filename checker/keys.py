@@ -52,6 +52,24 @@ class KeyFile:
         return self.signing_key.public_key().public_bytes_raw()
 
 
+@dataclass(frozen=True)
+class EdgeKeys:
+    """What an edge holds: the centre's digest keys, and the public half of its signing key."""
+
+    active: str
+    digest_keys: dict[str, DigestKey]
+    centre_key: Ed25519PublicKey
+
+    @property
+    def digest_key(self) -> DigestKey:
+        """The active digest key."""
+        return self.digest_keys[self.active]
+
+    def signed_by_centre(self, message: bytes, signature: bytes) -> bool:
+        """Whether the centre signed this message."""
+        return verify(self.centre_key, message, signature)
+
+
 def new(algorithm: Algorithm, key_id: str) -> KeyFile:
     """A key file with one digest key, fresh secrets and no court. Raises UsageError for an unusable id or algorithm."""
     empty = KeyFile("", {}, Ed25519PrivateKey.generate(), secrets.token_bytes(SECRET_BYTES))
@@ -130,7 +148,12 @@ def save(path: Path, keys: KeyFile) -> None:
 
 def export_edge(path: Path, keys: KeyFile) -> None:
     """Write what an edge needs, mode 600: digest keys and the public signing key; no signing or evidence secret."""
-    content = {
+    _write_private(path, edge_export(keys))
+
+
+def edge_export(keys: KeyFile) -> dict[str, Any]:
+    """The content of an edge's key file."""
+    return {
         "format": FORMAT,
         "for": "edge",
         "active": keys.active,
@@ -140,27 +163,45 @@ def export_edge(path: Path, keys: KeyFile) -> None:
         ],
         "public_signing_key": _text(keys.public_signing_key()),
     }
-    _write_private(path, content)
+
+
+def save_edge(path: Path, export: bytes) -> EdgeKeys:
+    """Check an edge's key file that came from the centre, and write it with mode 600. Raises UsageError."""
+    keys = _parse_edge(path, _json(path, export))
+    _write_private(path, json.loads(export))
+    return keys
+
+
+def load_edge(path: Path) -> EdgeKeys:
+    """Read and check an edge's key file. Raises UsageError naming the file, the entry and the remedy."""
+    remedy = "the operator of the centre makes one with `checker keys export-edge`"
+    return _parse_edge(path, _json(path, _read_private(path, remedy)))
 
 
 def load(path: Path) -> KeyFile:
     """Read and check a key file. Raises UsageError naming the file, the entry and the remedy."""
+    raw = _read_private(path, f"make one with `checker keys new --key-file {path}`")
+    return _parse(path, _json(path, raw))
+
+
+def _read_private(path: Path, remedy: str) -> bytes:
     try:
         mode = path.stat().st_mode
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise UsageError(
-            f"key file {path} does not exist: make one with `checker keys new --key-file {path}`"
-        ) from None
+        raise UsageError(f"key file {path} does not exist: {remedy}") from None
     except OSError as error:
         raise UsageError(f"key file {path}: {error.strerror}") from None
     if stat.S_IMODE(mode) & 0o077:
         raise UsageError(f"key file {path} can be read by others: `chmod 600 {path}`")
+    return raw
+
+
+def _json(path: Path, raw: bytes) -> Any:
     try:
-        content: Any = json.loads(raw)
+        return json.loads(raw)
     except (ValueError, RecursionError):
         raise UsageError(f"key file {path} is not JSON: restore it from your copy; it cannot be made again") from None
-    return _parse(path, content)
 
 
 def load_or_create(path: Path) -> KeyFile:
@@ -190,6 +231,38 @@ def _parse(path: Path, content: Any) -> KeyFile:
         raise UsageError(f"key file {path}: format must be {FORMAT}; this one is of another version")
     if content.get("for") == "edge":
         raise UsageError(f"key file {path} is an edge's export: a checker needs the file it was exported from")
+    active, digest_keys, raw_secrets = _parse_digest_keys(path, content)
+    try:
+        signing = Ed25519PrivateKey.from_private_bytes(base64.b64decode(content["signing_key"], validate=True))
+        evidence = base64.b64decode(content["evidence_key"], validate=True)
+        courts = {
+            name: Ed25519PublicKey.from_public_bytes(base64.b64decode(key, validate=True))
+            for name, key in content.get("courts", {}).items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UsageError(f"key file {path}: signing_key, evidence_key or courts cannot be read") from None
+    if len(evidence) != SECRET_BYTES:
+        raise UsageError(f"key file {path}: evidence_key must be {SECRET_BYTES} bytes")
+    return KeyFile(active, digest_keys, signing, evidence, courts, raw_secrets)
+
+
+def _parse_edge(path: Path, content: Any) -> EdgeKeys:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UsageError(f"key file {path}: format must be {FORMAT}; this one is of another version")
+    if content.get("for") != "edge":
+        raise UsageError(
+            f"key file {path} is a checker's, with secrets no edge may have: give the edge what "
+            "`checker keys export-edge` writes"
+        )
+    active, digest_keys, _ = _parse_digest_keys(path, content)
+    try:
+        centre = Ed25519PublicKey.from_public_bytes(base64.b64decode(content["public_signing_key"], validate=True))
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"key file {path}: public_signing_key cannot be read") from None
+    return EdgeKeys(active, digest_keys, centre)
+
+
+def _parse_digest_keys(path: Path, content: dict[str, Any]) -> tuple[str, dict[str, DigestKey], dict[str, bytes]]:
     digest_keys: dict[str, DigestKey] = {}
     raw_secrets: dict[str, bytes] = {}
     entries = content.get("digest_keys")
@@ -206,18 +279,7 @@ def _parse(path: Path, content: Any) -> KeyFile:
     active = content.get("active")
     if not isinstance(active, str) or active not in digest_keys:
         raise UsageError(f"key file {path}: active must name one of its digest_keys")
-    try:
-        signing = Ed25519PrivateKey.from_private_bytes(base64.b64decode(content["signing_key"], validate=True))
-        evidence = base64.b64decode(content["evidence_key"], validate=True)
-        courts = {
-            name: Ed25519PublicKey.from_public_bytes(base64.b64decode(key, validate=True))
-            for name, key in content.get("courts", {}).items()
-        }
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UsageError(f"key file {path}: signing_key, evidence_key or courts cannot be read") from None
-    if len(evidence) != SECRET_BYTES:
-        raise UsageError(f"key file {path}: evidence_key must be {SECRET_BYTES} bytes")
-    return KeyFile(active, digest_keys, signing, evidence, courts, raw_secrets)
+    return active, digest_keys, raw_secrets
 
 
 def _write_private(path: Path, content: dict[str, Any]) -> None:

@@ -105,6 +105,24 @@ def _read_purchase(raw: bytes) -> tuple[p.Purchase, tuple[Violation, ...]]:
 _purchase = lru_cache(maxsize=16_384)(_read_purchase)
 
 
+@lru_cache(maxsize=16_384)
+def purchase_message(purchase: p.Purchase) -> bytes:
+    """A serialised Purchase that `query` reads as this value: what an edge sends of a purchase, nothing a rule leaves
+    unread among it. Remembered, for it says nothing of a person."""
+    message = pb.Purchase()
+    inner = getattr(message, kind_of(purchase))
+    inner.SetInParent()
+    for name, value in zip(type(purchase)._fields, purchase, strict=True):
+        if isinstance(value, p.Money):
+            if value.currency:
+                money = getattr(inner, name)
+                money.currency_code = value.currency
+                money.units, money.nanos = divmod(value.nanos, 1_000_000_000)
+        else:
+            setattr(inner, name, value)
+    return message.SerializeToString()
+
+
 def kind_of(purchase: p.Purchase) -> str:
     """The kind of a purchase, as the Purchase oneof names it."""
     return _KIND_OF[type(purchase)]
@@ -283,6 +301,14 @@ def for_seller(decision: Decision) -> Decision:
         return decision._replace(advisories=advisories)
     answered_by = decision.answered_by if decision.answered_by is AnsweredBy.STAND_IN else AnsweredBy.FILTER
     return decision._replace(reason=Reason.NOT_LISTED, advisories=advisories, answered_by=answered_by)
+
+
+def for_edge(decision: Decision) -> Decision:
+    """What an edge may see: as a seller, but it learns where the exact index holds nothing at all under a key, which it
+    may remember for its filter's false positives. A record that does not bar looks like a filter miss."""
+    if decision.reason is Reason.NOT_LISTED and not decision.advisories:
+        return decision
+    return for_seller(decision)
 
 
 class Renderer:

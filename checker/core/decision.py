@@ -76,6 +76,7 @@ class Decision(NamedTuple):
     rule_id: str = ""  # the rulebook row that was reached; "" where none was
     measures: tuple[str, ...] = ()  # ids of the measures behind BARRED or UNKNOWN: for evidence, never for a seller
     hint: str = ""  # INVALID_DOCUMENT: what to look at; holds nothing of the number
+    decision_id: str = ""  # given by whoever decided elsewhere and keeps the evidence; "": to be given here
 
 
 class Verdict(NamedTuple):

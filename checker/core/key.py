@@ -38,7 +38,7 @@ class DigestKey:
     OpenSSL knows no SM3.
     """
 
-    __slots__ = ("_mac", "algorithm", "check_value", "key_id")
+    __slots__ = ("_mac", "algorithm", "canary", "check_value", "key_id")
 
     def __init__(self, key_id: str, algorithm: Algorithm, secret: bytes) -> None:
         if len(secret) != SECRET_BYTES:
@@ -55,6 +55,8 @@ class DigestKey:
                 raise ValueError(f"digest key {key_id!r} needs SM3, which this Python's OpenSSL does not offer")
             self._mac = hmac.new(secret, digestmod="sm3")
         self.check_value = self._digest(b"\x00xianxiao/check-value/1")
+        self.canary = self._digest(b"\x00xianxiao/canary/1")
+        """A lookup key that no document has: each import lists it, so that every edge can prove its road to the feed."""
 
     def _digest(self, payload: bytes) -> bytes:
         mac = self._mac.copy()
@@ -75,6 +77,10 @@ class DigestKey:
         """The 16-byte digest of a canonical name (`core.name.canonical`)."""
         raw = canonical.encode()
         return self._digest(b"\x02" + len(raw).to_bytes(2, "big") + raw)
+
+    def seal(self, purpose: bytes, payload: bytes) -> bytes:
+        """16 bytes that hold a message to its content; `purpose` keeps messages of different kinds apart."""
+        return self._digest(b"\x03" + bytes([len(purpose)]) + purpose + payload)
 
     def stored_name(self, canonical: str) -> bytes:
         """The cut of `name` that a record keeps."""

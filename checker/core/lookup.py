@@ -46,13 +46,17 @@ class Query(NamedTuple):
 
 
 class View(NamedTuple):
-    """Everything a check looks at, as one value: a batch is answered on one view."""
+    """Everything a check looks at, as one value: a batch is answered on one view.
+
+    `doubtful`: the rules may be older than those the centre judges by, so that even what they leave free is asked.
+    """
 
     rulebook: Rulebook
     key: DigestKey
     filter: Container[bytes]  # no false negatives for what it has been told; EVERYTHING while there is none
     as_of: AsOf
     limits: Limits
+    doubtful: bool = False
 
 
 class _Everything:
@@ -69,6 +73,7 @@ class NeedExact(NamedTuple):
     """What `begin` lacks: the records under `keys`; `fresh` when the feed must be known further than the view says."""
 
     keys: tuple[bytes, ...]
+    types: tuple[int, ...]  # the document type behind each key; () when keys were asked about
     query: Query
     view: View
     screened: Screened
@@ -102,12 +107,16 @@ def _civil(day: int) -> int:
 def begin(query: Query, view: View, now_ms: int) -> Decision | NeedExact:
     """Decide from rules, document and filter alone, or say which keys the exact index must be asked. Never raises."""
     screened = view.rulebook.screen(query.purchase, query.act_ms or now_ms)
-    if screened.unrestricted is not None:
-        return screened.unrestricted
+    unrestricted = screened.unrestricted
+    if unrestricted is not None and not view.doubtful:
+        return unrestricted
     key = query.key
+    found: tuple[documents.Document, ...] = ()
     if key is None:
         parsed = documents.parse(query.document_type, query.number, query.country, yyyymmdd(now_ms))
         if isinstance(parsed, documents.Invalid):
+            if unrestricted is not None:
+                return unrestricted  # as under rules that are not in doubt: nobody was to be looked at
             return Decision(
                 Outcome.INVALID_DOCUMENT,
                 Reason(int(parsed.fault)),
@@ -135,7 +144,8 @@ def begin(query: Query, view: View, now_ms: int) -> Decision | NeedExact:
     if not name_key and query.name:
         canonical = names.canonical(query.name)
         name_key = view.key.name(canonical) if canonical else b""
-    return NeedExact(keys, query, view, screened, name_key, name_required, fresh)
+    types = tuple([one.type for one in found])
+    return NeedExact(keys, types, query, view, screened, name_key, name_required, fresh)
 
 
 def finish(need: NeedExact, found: Mapping[bytes, tuple[Measure, ...] | None], as_of: AsOf, now_ms: int) -> Decision:

@@ -109,6 +109,8 @@ class Rulebook:
         self.title = title
         self.effective_from = effective_from
         self.parameters = parameters
+        self.stand_in_strict = frozenset(parameters["stand_in_strict"])
+        """Kinds of purchase that an edge without the centre leaves UNKNOWN on stale data, also at a filter miss."""
         self.notices = notices
         self._seats = seats
         self._train_rows = train_rows
@@ -256,7 +258,7 @@ _THRESHOLDS: Final = ("premium_cny", "school_fee_cny", "resort_cap_cny")
 _TEXTS: Final[list[Any]] = [{"zh": str, "en": str}]
 _DATES: Final[dict[str, Any]] = {"from": date, "until": date}
 _SHAPE: Final[dict[str, Any]] = {
-    "parameters": {key: {} for key in _THRESHOLDS},
+    "parameters": {"stand_in_strict": [str], **{key: {} for key in _THRESHOLDS}},
     "notice": {key: {"zh": str, "en": str} for key in ("BARRED", "UNKNOWN", "INVALID_DOCUMENT")},
     "seat": [{"code": str, "names": {}, "alone": str}],
     "train": {
@@ -367,9 +369,12 @@ class _Reader:
                 for region, amount in value.items():
                     if not (isinstance(amount, int) and not isinstance(amount, bool) and amount >= 0):
                         self.problems.append(f"parameters.{name}.{region}: must be a whole number of CNY")
+            elif name == "stand_in_strict":
+                if not set(value) <= KINDS.keys():
+                    self.problems.append(f"parameters: stand_in_strict names kinds of purchase: {', '.join(KINDS)}")
             elif name != "min_star" and not isinstance(value, bool):
                 self.problems.append(f"parameters: {name} is not a parameter this version knows")
-        self.parameters = {name: {} for name in _THRESHOLDS} | given
+        self.parameters = {name: {} for name in _THRESHOLDS} | {"stand_in_strict": []} | given
 
     def _read_notices(self) -> dict[str, Text]:
         given = self.table.get("notice", {})

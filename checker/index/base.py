@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from checker.core.changes import Position as Position  # part of this interface
 from checker.core.measure import Change, Measure
 from checker.errors import IndexRefused
 
@@ -42,13 +43,6 @@ class Head(NamedTuple):
     feed_sequence: int  # 0: nothing imported yet
     feed_time_ms: int  # the feed's own time for that line; 0: none yet
     gap_since_ms: int  # when a gap in the sequence was first seen; 0: no gap
-
-
-class Position(NamedTuple):
-    """A place in the journal of additions."""
-
-    journal_id: bytes  # 8 bytes, new with every generation
-    entry: int  # number of the last entry read; 0: before the first
 
 
 class JournalPage(NamedTuple):

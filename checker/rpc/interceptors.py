@@ -306,7 +306,7 @@ class Guard:
         wrapped: Handler = make(
             handle,
             handler.request_deserializer if handler.request_streaming else None,
-            handler.response_serializer if handler.response_streaming else None,
+            _or_ready(handler.response_serializer) if handler.response_streaming else None,
         )
         return wrapped
 
@@ -337,6 +337,11 @@ class Guard:
             if counted:
                 window.take()
             yield message
+
+
+def _or_ready(serialise: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Handlers may hand out serialised answers: what goes to a thousand streams is serialised once."""
+    return lambda answer: answer if answer.__class__ is bytes else serialise(answer)
 
 
 _STREAM_ENDED = "the stream is at its lifetime or the service is stopping: open a new one, ask again what is unanswered"

@@ -24,7 +24,7 @@ from checker.errors import InvalidRequest, PermissionDenied
 from checker.rpc.decision_id import new_decision_id
 from checker.rpc.interceptors import Call, current_call
 from checker.rpc.live_filter import LiveFilter
-from checker.rpc.roles import require_document, require_key, require_kind
+from checker.rpc.roles import Role, require_document, require_key, require_kind
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import check_pb2_grpc
 
@@ -229,13 +229,16 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         """Write the answer as the caller may see it, count it, keep evidence of a refusal, tell how it came about."""
         renderer = self._renderer_for(view, as_of, now_ms)
         detail = call.caller.detail
-        by_index = decision.answered_by is AnsweredBy.INDEX
-        renderer.write(answer, wire.for_seller(decision) if by_index and not detail else decision)
+        shown = decision
+        if decision.answered_by is AnsweredBy.INDEX and not detail:
+            shown = wire.for_edge(decision) if call.caller.role is Role.EDGE else wire.for_seller(decision)
+        renderer.write(answer, shown)
         answer.item_id = request.item_id
         self.answers.count(decision)
         if decision.outcome in _KEPT:
-            answer.decision_id = new_decision_id(now_ms)
-            self._record(_refusal(answer.decision_id, query, step, decision, view, as_of, call, now_ms))
+            answer.decision_id = decision.decision_id or new_decision_id(now_ms)
+            if not decision.decision_id:  # else the evidence is kept where it was decided
+                self._record(_refusal(answer.decision_id, query, step, decision, view, as_of, call, now_ms))
         if request.with_trace and detail:
             self._trace(answer, query, step, decision, view, now_ms)
 
