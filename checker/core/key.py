@@ -56,7 +56,7 @@ class DigestKey:
             self._mac = hmac.new(secret, digestmod="sm3")
         self.check_value = self._digest(b"\x00xianxiao/check-value/1")
         self.canary = self._digest(b"\x00xianxiao/canary/1")
-        """A lookup key that no document has: each import lists it, so that every edge can prove its road to the feed."""
+        """A lookup key that no document has: each import lists it, so that an edge can prove its road to the feed."""
 
     def _digest(self, payload: bytes) -> bytes:
         mac = self._mac.copy()

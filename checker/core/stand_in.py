@@ -1,8 +1,8 @@
-"""What an edge answers in the centre's place (design.md §8): a table with two answers, ALLOWED and UNKNOWN, never BARRED.
+"""What an edge answers in the centre's place (design.md §8): ALLOWED or UNKNOWN, never BARRED.
 
 How far an edge may go alone depends on how old its filter is, and on nothing else: fresh data clear whom they do not
-hold, stale data clear them with a remark, older data clear nobody. A hit without the centre is UNKNOWN: the sale goes on
-and the question is asked again later.
+hold, stale data clear them with a remark, older data clear nobody. A hit without the centre is UNKNOWN: the sale goes
+on and the question is asked again later.
 """
 
 from enum import Enum

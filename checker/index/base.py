@@ -123,6 +123,12 @@ class ExactIndex(Protocol):
         """Every key with at least one active record, in batches, each key at least once; for building a filter."""
         ...
 
+    async def lifted(self) -> int:
+        """How many keys have been lifted since the index was made; may count one twice. Tells when to build anew."""
+
+    async def identity(self) -> tuple[str, ...]:
+        """Which servers hold the data, and how it is spread over them: a scan is whole only if this did not change."""
+
     async def journal_end(self) -> Position:
         """The present end of the journal: note it before a scan."""
 
@@ -147,6 +153,54 @@ class ExactIndex(Protocol):
 
     async def stats(self) -> Stats:
         """Sizes and warnings for `checker status`."""
+
+
+class Publication(NamedTuple):
+    """A published epoch: what `GetManifest` answers, and what the next publication must know of this one."""
+
+    epoch: int
+    centre_id: bytes  # 16 bytes
+    manifest: bytes  # a serialised Manifest
+    signature: bytes
+    rulebook: bytes  # its TOML text
+    lifted: int  # ExactIndex.lifted() when its scan began
+
+
+CHUNK_BYTES = 256 * 1024
+"""Of a snapshot, as it is kept and sent; the last one is shorter."""
+
+
+class Publications(Protocol):
+    """Epochs kept in the store, so that every worker of every node can serve them; and what edges report.
+
+    The last two epochs are kept whole. An older one lives on while edges still download it (each read of a chunk keeps
+    it a day longer), so that a slow edge ends its download whatever is published meanwhile. Raises IndexUnavailable.
+    """
+
+    async def centre_id(self) -> bytes:
+        """16 bytes, made with the first publication and kept: the centre's identity."""
+
+    async def renew_centre_id(self) -> bytes:
+        """A new identity, after a restore from a backup: edges then accept older epochs, with an alarm."""
+
+    async def latest(self) -> Publication | None:
+        """The newest epoch; None: nothing is published yet."""
+
+    async def publish(self, publication: Publication, chunks: Sequence[bytes]) -> bool:
+        """Keep an epoch and make it the newest, if it is the one after `latest` of this centre; else False.
+
+        `chunks`: the snapshot in pieces of CHUNK_BYTES. Durable when it returns True: chunks first, then the pointer,
+        so a crash leaves the old epoch in force. Also trims the journal to the position of the older epoch kept.
+        """
+
+    async def chunk(self, centre_id: bytes, epoch: int, number: int) -> bytes | None:
+        """One piece of a snapshot; None: that epoch is gone."""
+
+    async def report_edge(self, edge_id: str, status: bytes) -> None:
+        """Keep the last status an edge reported (a serialised EdgeStatus), with the time."""
+
+    async def edges(self) -> list[tuple[int, bytes]]:
+        """Last reports: (milliseconds since the epoch, status), of edges heard of within a week."""
 
 
 MAX_SEQUENCE = 2**53 - 1

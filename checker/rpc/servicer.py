@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import grpc.aio
 
@@ -23,10 +23,15 @@ from checker.core.lookup import NeedExact, Query, View, begin
 from checker.errors import InvalidRequest, PermissionDenied
 from checker.rpc.decision_id import new_decision_id
 from checker.rpc.interceptors import Call, current_call
-from checker.rpc.live_filter import LiveFilter
 from checker.rpc.roles import Role, require_document, require_key, require_kind
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import check_pb2_grpc
+
+
+class HasView(Protocol):
+    """Where the servicer finds what checks look at right now: one attribute, swapped in one assignment."""
+
+    view: View
 
 
 class Settled(NamedTuple):
@@ -82,7 +87,7 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
 
     def __init__(
         self,
-        live: LiveFilter,
+        live: HasView,
         settle: Settle,
         record: Callable[[Refusal], None],
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,

@@ -1,0 +1,51 @@
+"""The centre's addresses and the connections to them. All addresses of one centre front the same index."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc.aio
+
+from checker.errors import UsageError
+from checker.rpc.client import open_channel
+
+
+class ClientTls(NamedTuple):
+    """Files of the edge's side of TLS, PEM: the authority of the centre's certificate; our own certificate and key."""
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+
+
+class Centre:
+    """Channels, one per address and use, opened when first asked for. Raises UsageError for addresses or files."""
+
+    def __init__(self, addresses: Sequence[str], tls: ClientTls | None = None) -> None:
+        if not addresses or not all(address.strip() for address in addresses):
+            raise UsageError("centre: name at least one address, as HOST:PORT")
+        if len(set(addresses)) != len(addresses):
+            raise UsageError("centre: an address is named twice")
+        self.addresses = tuple(addresses)
+        self._tls = tls
+        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+
+    def channel(self, address: str, use: str) -> grpc.aio.Channel:
+        """The channel for one use: each has a connection of its own, so that a full one does not hold up the others."""
+        key = (address, use)
+        if key not in self._channels:
+            if self._tls is None:
+                self._channels[key] = open_channel(address)
+            else:
+                tls = self._tls
+                self._channels[key] = open_channel(
+                    address, ca=tls.ca, cert=tls.cert, key=tls.key, server_name=tls.server_name
+                )
+        return self._channels[key]
+
+    async def close(self) -> None:
+        """Close every channel."""
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            await channel.close()

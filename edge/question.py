@@ -1,0 +1,59 @@
+"""What an edge asks the centre, what it learns, and how the road fails: the words of the stack behind NeedExact.
+
+A question holds a keyed digest and a purchase, never a document or a name. Every layer of the stack (`exact.py`) has
+one interface, `Ask`, and so has each test's stand-in for what lies below it.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import grpc
+
+from checker.core.decision import Advisory, AnsweredBy, Outcome, Reason
+from checker.core.freshness import AsOf
+from checker.core.stand_in import Failure
+from checker.errors import CheckerError
+
+
+class Question(NamedTuple):
+    """One key and one purchase. Times in milliseconds since the epoch, 0 = not said. Equal ones have one answer."""
+
+    key: bytes  # 16 bytes; b"": a purchase without a person, asked because the rules here are in doubt
+    key_id: str
+    document_type: int
+    name_required: bool
+    name_key: bytes
+    purchase: bytes  # a serialised Purchase
+    act_ms: int = 0
+    service_ms: int = 0
+    min_feed_sequence: int = 0
+
+
+class Verdict(NamedTuple):
+    """The centre's answer to one question."""
+
+    outcome: Outcome
+    reason: Reason
+    answered_by: AnsweredBy
+    advisories: tuple[Advisory, ...]
+    decision_id: str  # the centre's, for BARRED and UNKNOWN: it keeps the evidence
+    as_of: AsOf
+
+    @property
+    def nothing_listed(self) -> bool:
+        """Whether the exact index holds nothing at all under the key: the one answer that may be remembered."""
+        return self.reason is Reason.NOT_LISTED and self.answered_by is AnsweredBy.INDEX and not self.advisories
+
+
+class CentreFailed(CheckerError):
+    """The centre gave no answer; `failure` says which way."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+    def __init__(self, failure: Failure, text: str) -> None:
+        super().__init__(text)
+        self.failure = failure
+
+
+Ask = Callable[[Question, float], Awaitable[Verdict]]
+"""Ask one question, to be answered by this event-loop time (`loop.time()`). Raises CentreFailed."""
