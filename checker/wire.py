@@ -105,7 +105,7 @@ def _read_purchase(raw: bytes) -> tuple[p.Purchase, tuple[Violation, ...]]:
 _purchase = lru_cache(maxsize=16_384)(_read_purchase)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=16_384, typed=True)  # typed: two kinds with equal attributes are equal as tuples
 def purchase_message(purchase: p.Purchase) -> bytes:
     """A serialised Purchase that `query` reads as this value: what an edge sends of a purchase, nothing a rule leaves
     unread among it. Remembered, for it says nothing of a person."""

@@ -18,7 +18,7 @@ from checker.errors import CheckerError
 class Question(NamedTuple):
     """One key and one purchase. Times in milliseconds since the epoch, 0 = not said. Equal ones have one answer."""
 
-    key: bytes  # 16 bytes; b"": a purchase without a person, asked because the rules here are in doubt
+    key: bytes  # 16 bytes
     key_id: str
     document_type: int
     name_required: bool

@@ -297,3 +297,70 @@ def test_what_is_no_public_key_is_refused(path: Path, tmp_path: Path) -> None:
             keys.load_public_key(tmp_path / "public")
     with pytest.raises(UsageError, match="No such file"):
         keys.load_public_key(tmp_path / "missing")
+
+
+# An edge's key file
+
+
+@pytest.fixture
+def edge_path(path: Path, tmp_path: Path) -> Path:
+    """The export of `path` for an edge."""
+    keys.export_edge(tmp_path / "edge.json", keys.load(path))
+    return tmp_path / "edge.json"
+
+
+def test_an_edge_holds_the_digest_keys_and_can_check_what_the_centre_signs(path: Path, edge_path: Path) -> None:
+    """The export gives the same digests and check values, and verifies the centre's signature and nobody else's."""
+    whole, edge = keys.load(path), keys.load_edge(edge_path)
+    assert edge.active == whole.active
+    assert {name: key.check_value for name, key in edge.digest_keys.items()} == {
+        name: key.check_value for name, key in whole.digest_keys.items()
+    }
+    assert edge.digest_key.canary == whole.digest_key.canary
+    assert edge.signed_by_centre(b"manifest", whole.signing_key.sign(b"manifest"))
+    assert not edge.signed_by_centre(b"manifest", Ed25519PrivateKey.generate().sign(b"manifest"))
+    assert not edge.signed_by_centre(b"manifesto", whole.signing_key.sign(b"manifest"))
+
+
+def test_neither_file_is_taken_for_the_other(path: Path, edge_path: Path) -> None:
+    """A checker's file, with its private keys, is refused at an edge, and an edge's at a checker."""
+    with pytest.raises(UsageError, match="export-edge"):
+        keys.load_edge(path)
+    with pytest.raises(UsageError, match="edge's export"):
+        keys.load(edge_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"format": 2}, "format"),
+        ({"active": "k9"}, "active"),
+        ({"digest_keys": []}, "active"),
+        ({"digest_keys": [{"id": "k1", "algorithm": "blake2b-128", "secret": "AAAA"}]}, r"digest_keys\[0\]"),
+        ({"public_signing_key": "AAAA"}, "public_signing_key"),
+        ({"public_signing_key": None}, "public_signing_key"),
+    ],
+)
+def test_a_damaged_export_is_refused_by_the_entry(edge_path: Path, change: dict[str, Any], named: str) -> None:
+    """Whatever is wrong in an edge's key file is named."""
+    edge_path.write_text(json.dumps(json.loads(edge_path.read_text("utf-8")) | change), "utf-8")
+    with pytest.raises(UsageError, match=named):
+        keys.load_edge(edge_path)
+
+
+def test_an_export_that_others_can_read_is_refused(edge_path: Path) -> None:
+    """Disk and key of one edge disclose most of the list: the key must not lie open."""
+    edge_path.chmod(0o644)
+    with pytest.raises(UsageError, match="chmod 600"):
+        keys.load_edge(edge_path)
+
+
+def test_keys_from_the_centre_are_checked_before_they_are_kept(path: Path, tmp_path: Path) -> None:
+    """Fetched keys are written whole, private, and only if they can be used."""
+    fetched = tmp_path / "fetched.json"
+    with pytest.raises(UsageError):
+        keys.save_edge(fetched, b"{}")
+    assert not fetched.exists()
+    saved = keys.save_edge(fetched, json.dumps(keys.edge_export(keys.load(path))).encode())
+    assert stat.S_IMODE(fetched.stat().st_mode) == 0o600
+    assert keys.load_edge(fetched).digest_key.check_value == saved.digest_key.check_value

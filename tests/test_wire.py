@@ -576,3 +576,33 @@ def test_a_refused_item_says_what_is_missing() -> None:
     status = wire.permission_denied("role booking: not for flight")
 
     assert (status.code, status.message, len(status.details)) == (7, "role booking: not for flight", 0)
+
+
+# What an edge sends and sees
+
+
+@pytest.mark.parametrize(("sent", "purchase"), PURCHASES)
+def test_what_an_edge_sends_of_a_purchase_is_read_as_the_same(sent: dict[str, Any], purchase: p.Purchase) -> None:
+    """A purchase of any kind, written for the centre and read there, is the purchase that was asked about."""
+    again = a_request()
+    again.purchase.ParseFromString(wire.purchase_message(purchase))
+    assert read(again).purchase == purchase
+    assert type(read(again).purchase) is type(purchase)
+
+
+def test_an_edge_sends_nothing_no_rule_reads() -> None:
+    """Carrier and flight number stay with the seller."""
+    assert wire.purchase_message(p.Flight()) == pb.Purchase(flight=pb.Flight()).SerializeToString()
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason < Reason.MEASURE_IN_FORCE])
+@pytest.mark.parametrize("advisories", [(), (Advisory.NAME_MISMATCH,), (Advisory.STALE_DATA,)])
+def test_an_edge_learns_only_where_nothing_at_all_is_listed(reason: Reason, advisories: tuple[Advisory, ...]) -> None:
+    """Of the index's ALLOWED answers only NOT_LISTED without a remark shows its source; others look like a miss."""
+    decision = Decision(Outcome.ALLOWED, reason, AnsweredBy.INDEX, advisories)
+    shown = wire.for_edge(decision)
+    if reason is Reason.NOT_LISTED and not advisories:
+        assert shown == decision
+    else:
+        assert shown == wire.for_seller(decision)
+        assert shown.answered_by is not AnsweredBy.INDEX or shown.reason is Reason.PURCHASE_NOT_RESTRICTED

@@ -210,3 +210,11 @@ def test_a_key_shows_nothing_of_its_secret(algorithm: Algorithm) -> None:
     shown = repr(DigestKey("test-1", algorithm, b"\xabSECRET-SECRET-SECRET-SECRET-123"))
 
     assert "SECRET" not in shown
+
+
+def test_the_canary_is_a_key_of_its_own() -> None:
+    """The canary is neither the check value nor what any sealed message, name or document of the golden list has."""
+    for algorithm, key in KEYS.items():
+        taken = {key.check_value, key.seal(b"x", b""), key.name("张三"), *(key.document(one) for one, _, _ in GOLDEN)}
+        assert key.canary not in taken
+        assert key.canary == DigestKey("another-id", algorithm, SECRET).canary

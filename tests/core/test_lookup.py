@@ -7,7 +7,7 @@ import pytest
 from checker.core import purchase as p
 from checker.core import trace
 from checker.core.decision import Advisory, AnsweredBy, Decision, Outcome, Reason
-from checker.core.document import DocumentType
+from checker.core.document import Document, DocumentType
 from checker.core.freshness import AsOf, Limits
 from checker.core.lookup import LookupKey, NeedExact, Query, View, begin, finish
 from checker.core.measure import Item, Kind, Measure, Role, State, Window
@@ -357,3 +357,28 @@ def test_a_trace_tells_the_steps_and_nothing_of_the_person() -> None:
 def test_minor_by_number_of_the_leap_day() -> None:
     """A minor's number is a valid document: validity says nothing about age, the record does."""
     assert ask(G1, number=MINOR).outcome is ALLOWED
+
+
+# An edge's questions
+
+
+def test_a_question_says_the_type_behind_each_key() -> None:
+    """What an edge sends the centre beside a key is the canonical type: 81 is a permit whatever was declared."""
+    step = begin(Query(G1, DocumentType.RESIDENT_ID, "810000199408230021"), a_view(), NOW)
+    assert isinstance(step, NeedExact)
+    assert step.types == (DocumentType.HMT_RESIDENCE_PERMIT,)
+    step = begin(Query(G1, DocumentType.UNSPECIFIED, "E00001234"), a_view(), NOW)
+    assert isinstance(step, NeedExact)
+    assert len(step.types) == len(step.keys)
+
+
+def test_under_doubtful_rules_even_a_free_purchase_is_asked() -> None:
+    """A hard seat is free by the rules at hand; where those may be old it is a question, if a person is named."""
+    free, view = train("K101", "1", "硬座"), a_view()._replace(doubtful=True)
+    by_rules = rulebook().screen(free, NOW).unrestricted
+    assert begin(Query(free, DocumentType.RESIDENT_ID, DEBTOR), a_view(), NOW) == by_rules
+    asked = begin(Query(free, DocumentType.RESIDENT_ID, DEBTOR), view, NOW)
+    assert isinstance(asked, NeedExact)
+    assert asked.keys == (KEY.document(Document(DocumentType.RESIDENT_ID, DEBTOR, "")),)
+    assert begin(Query(free), view, NOW) == by_rules
+    assert begin(Query(free, DocumentType.RESIDENT_ID, DEBTOR[:-1] + "5"), view, NOW) == by_rules

@@ -230,6 +230,31 @@ async def test_a_refusal_names_no_court_case_or_person(service: Service) -> None
             assert secret.encode() not in raw
 
 
+# What an edge may see
+
+
+def by_key(number: str) -> pb.CheckRequest:
+    asked = flight()
+    key = pb.LookupKey(key_id=KEY.key_id, digest=key_of(number), document_type=pb.DOCUMENT_TYPE_RESIDENT_ID)
+    asked.subject.key.CopyFrom(key)
+    return asked
+
+
+async def test_an_edge_learns_that_the_index_holds_nothing_under_a_key(service: Service) -> None:
+    """Under a false positive's key the edge reads INDEX and NOT_LISTED: the one answer it may remember."""
+    service.live.add([key_of(CLEAR)])
+    answer = await service.ask(by_key(CLEAR), EDGE)
+    assert (answer.reason, answer.answered_by) == (pb.REASON_NOT_LISTED, pb.ANSWERED_BY_INDEX)
+
+
+@pytest.mark.parametrize("number", FINER)
+async def test_to_an_edge_a_record_that_does_not_bar_is_a_filter_miss(service: Service, number: str) -> None:
+    """Whoever is listed but free for this purchase looks, to an edge too, like somebody the filter cleared."""
+    answer = await service.ask(by_key(number), EDGE)
+    assert answer == await service.ask(by_key(CLEAR), EDGE)
+    assert answer.answered_by == pb.ANSWERED_BY_FILTER
+
+
 # What an answer carries
 
 
