@@ -35,10 +35,23 @@ class PermissionDenied(CheckerError):
     status = grpc.StatusCode.PERMISSION_DENIED
 
 
+class NotFound(CheckerError):
+    """What was asked for is not there, or no longer."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
 class Overloaded(CheckerError):
-    """No room now, or the caller's quota is used up: answered at once instead of queueing."""
+    """No room now, or the caller's quota is used up: answered at once instead of queueing.
+
+    `retry_s`: seconds after which to come back, for google.rpc.RetryInfo; 0: the caller's own backoff will do.
+    """
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, text: str, retry_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_s = retry_s
 
 
 class DeadlineTooShort(CheckerError):

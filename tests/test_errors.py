@@ -13,6 +13,7 @@ from checker import errors
         (errors.UsageError, grpc.StatusCode.INVALID_ARGUMENT),
         (errors.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
         (errors.PermissionDenied, grpc.StatusCode.PERMISSION_DENIED),
+        (errors.NotFound, grpc.StatusCode.NOT_FOUND),
         (errors.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
         (errors.DeadlineTooShort, grpc.StatusCode.DEADLINE_EXCEEDED),
         (errors.IndexUnavailable, grpc.StatusCode.UNAVAILABLE),
@@ -32,7 +33,7 @@ def test_no_error_is_without_a_status_of_its_own() -> None:
     }
 
     assert all("status" in vars(kind) for kind in family)
-    assert len(family) == 8
+    assert len(family) == 9
 
 
 def test_an_invalid_request_says_every_field() -> None:

@@ -21,6 +21,7 @@ import inspect
 import logging
 import math
 import secrets
+import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -78,6 +79,10 @@ Observe = Callable[[str, grpc.StatusCode, float, int], None]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+# Streams that live long and carry no checks: their servicer has limits of its own, so they take no room from checks.
+_LIMITED_BY_ITSELF = frozenset(
+    {"/checker.v1.FilterService/WatchChanges", "/checker.v1.FilterService/GetSnapshot"},
+)
 # Methods whose requests weigh more than one item.
 _WEIGHTS: dict[str, Callable[[Any], int]] = {"/checker.v1.CheckService/BatchCheck": lambda request: len(request.items)}
 
@@ -146,10 +151,10 @@ class Guard:
 
     # -- wrappers
 
-    def _admitter(self, method: str) -> Callable[[Any], Call]:
+    def _admitter(self, method: str, admission: Admission) -> Callable[[Any], Call]:
         """Steps 1 to 4 for one method, in one frame: calls run it with cold caches, where each frame tells."""
         min_budget = self.limits.min_budget
-        admission, identify = self.admission, self._callers.identify
+        identify = self._callers.identify
         allowed = tuple(roles_of(method))
         loop_time = asyncio.get_running_loop().time
 
@@ -179,7 +184,8 @@ class Guard:
         parse = handler.request_deserializer
         serialise = handler.response_serializer
         weigh = _WEIGHTS.get(method)
-        admit, admission, leave, observe = self._admitter(method), self.admission, self._leave, self._observe
+        admission, leave, observe = self.admission, self._leave, self._observe
+        admit = self._admitter(method, admission)
         spend = self._quota.spend if self._quota is not None else None
         perf_counter = time.perf_counter
         set_current = _current.set
@@ -231,7 +237,8 @@ class Guard:
         if not yields and not inspect.iscoroutinefunction(behaviour):
             raise TypeError(f"{method}: its handler must be a coroutine function or an async generator")
         limits = self.limits
-        admit = self._admitter(method)
+        admission = self.admission if method not in _LIMITED_BY_ITSELF else Admission(sys.maxsize)
+        admit = self._admitter(method, admission)
         lifetime = math.inf if open_to_all else limits.stream_lifetime
         longest = None if open_to_all else limits.stream_lifetime + limits.stream_patience
         quota = None if open_to_all else self._quota
@@ -296,7 +303,7 @@ class Guard:
                 await context.abort(*status)
                 raise
             finally:
-                self.admission.in_flight -= admitted
+                admission.in_flight -= admitted
                 self._leave()
                 if observe is not None:
                     observe(method, code, time.perf_counter() - start, progress.items)
@@ -444,6 +451,8 @@ def to_status(method: str, error: Exception, context: Any = None) -> Status:
         )
     if isinstance(error, InvalidRequest):
         return Status(error.status, str(error)[:1000], ((_DETAILS_KEY, bad_request(error)),))
+    if isinstance(error, Overloaded) and error.retry_s:
+        return Status(error.status, str(error)[:1000], ((_DETAILS_KEY, retry_info(error)),))
     if isinstance(error, CheckerError):
         return Status(error.status, str(error)[:1000])
     if isinstance(error, TimeoutError) and context is not None and context.time_remaining() == 0:
@@ -461,7 +470,18 @@ def bad_request(error: InvalidRequest) -> bytes:
     details = error_details_pb2.BadRequest()
     for field, text in error.violations[:16]:
         details.field_violations.add(field=field, description=text[:200])
-    status = status_pb2.Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=str(error)[:1000])
+    return _detailed(error, details)
+
+
+def retry_info(error: Overloaded) -> bytes:
+    """The same with a google.rpc.RetryInfo: when to come back."""
+    details = error_details_pb2.RetryInfo()
+    details.retry_delay.FromMilliseconds(int(error.retry_s * 1000))
+    return _detailed(error, details)
+
+
+def _detailed(error: CheckerError, details: Message) -> bytes:
+    status = status_pb2.Status(code=error.status.value[0], message=str(error)[:1000])
     status.details.add().Pack(details)
     raw: bytes = status.SerializeToString()
     return raw
