@@ -31,6 +31,7 @@ COUNTERS = {
     "checker_quota_refused": ("Items refused because a caller's quota was used up: may be enumeration", ("caller",)),
     "checker_evidence": ("Evidence records: written, dropped", ("fate",)),
     "checker_filter_swaps": ("Filter files taken into use", ()),
+    "checker_edges_refused": ("Edges told to come back later: download, watch, report", ("what",)),
 }
 GAUGES = {
     "checker_feed_sequence": ("Every line of the court feed up to here is applied or rejected", ()),
@@ -40,6 +41,8 @@ GAUGES = {
     "checker_filter_keys": ("Keys in the filter file in use", ()),
     "checker_filter_overlay_keys": ("Additions since that file was built", ()),
     "checker_calls_in_progress": ("Calls in progress", ()),
+    "checker_edges_watching": ("Edges that follow the journal here", ()),
+    "checker_edges_downloading": ("Snapshots being downloaded", ()),
 }
 HISTOGRAM = "checker_call_seconds"
 

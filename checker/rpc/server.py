@@ -4,8 +4,9 @@ Strategy: everything a served process needs and nothing it decides. A life has f
 
 1. `start`: bind (a stale Unix socket is replaced, one in use is refused), serve, then readiness says SERVING;
 2. calls, wrapped by `interceptors.Guard`; health and reflection stay open to all;
-3. `drain`: readiness says NOT_SERVING *first*; a pause lets load balancers notice while calls still succeed; then no
-   new calls, streams are asked to end, and what is in progress may finish within the grace;
+3. `drain`: readiness says NOT_SERVING *first*; a pause lets load balancers notice while calls still succeed, and
+   whoever wants to say good-bye to its callers (`on_drain`) does; then no new calls, streams are asked to end, and what
+   is in progress may finish within the grace;
 4. stop: what is left is cut off, and the log says how many calls that were.
 
 Calls that cost only processor time wait inside gRPC before any handler runs, where no code of ours sees them. That
@@ -21,7 +22,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import grpc
@@ -36,6 +37,7 @@ _log = logging.getLogger("checker.rpc")
 CHECK_SERVICE = "checker.v1.CheckService"
 _SENDING = 2.0  # seconds for answers that are made when the grace ends
 Register = Callable[[Any], None]
+OnDrain = Callable[[], Awaitable[None]]
 
 
 class ServerSettings(NamedTuple):
@@ -60,7 +62,8 @@ class RpcServer:
     """A server that is not yet started.
 
     `register(registry)` calls the generated `add_…Servicer_to_server` functions. `shared_port`: several workers listen
-    on the one port their parent has reserved; without it a port in use is refused.
+    on the one port their parent has reserved; without it a port in use is refused. `on_drain`: awaited when readiness
+    has said NOT_SERVING and calls still succeed; it must end by itself, soon.
     """
 
     def __init__(
@@ -73,12 +76,14 @@ class RpcServer:
         credentials: grpc.ServerCredentials | None = None,
         services: Sequence[str] = (CHECK_SERVICE,),
         shared_port: bool = False,
+        on_drain: OnDrain | None = None,
     ) -> None:
         self._settings = settings
         self._guard = guard
         self._listen = listen
         self._credentials = credentials
         self._services = services
+        self._on_drain = on_drain
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", int(shared_port)),
@@ -127,7 +132,10 @@ class RpcServer:
     async def drain(self) -> int:
         """Stop without cutting what can finish; returns how many calls were cut off."""
         await self.ready(serving=False)
-        await asyncio.sleep(self._settings.drain_pause)
+        pause = asyncio.create_task(asyncio.sleep(self._settings.drain_pause))
+        if self._on_drain is not None:
+            await self._on_drain()
+        await pause
         grace = self._settings.drain_grace
         # From here on no new calls. A handler that has returned has not sent its answer yet: only gRPC knows when all
         # is sent, and then its stop returns by itself.

@@ -5,6 +5,8 @@ a newer filter file appears it catches that one up from the journal and swaps. T
 the feed is known. The head is believed only once the journal has been read as far as it reached when the head was asked
 for: a miss must never claim to know lines whose keys are still on their way to the overlay.
 
+What is read and heard is also handed to the hub, for the edges that watch this worker.
+
 Neither ever empties the filter because a refresh failed: what is known stays in use, and answers say how old it is.
 Only a journal that no longer knows our position ends the filter's authority; until the keeper's next file is there,
 every key is asked of the index. Neither task ends before `stop`, whatever goes wrong: a worker that no longer followed
@@ -24,6 +26,7 @@ from checker.errors import CheckerError
 from checker.index.base import ExactIndex, Head, Position
 from checker.rpc.live_filter import LiveFilter
 from checker.serving import filter_file
+from checker.serving.hub import Hub
 
 POLL_S = 0.5
 """Between two looks at the feed's head and at the filter file."""
@@ -33,9 +36,10 @@ _log = logging.getLogger("checker.follower")
 class Follower:
     """One worker's follower. `start` returns once a filter is in use."""
 
-    def __init__(self, index: ExactIndex, live: LiveFilter, key: DigestKey, path: Path) -> None:
+    def __init__(self, index: ExactIndex, live: LiveFilter, hub: Hub, key: DigestKey, path: Path) -> None:
         self._index = index
         self._live = live
+        self._hub = hub
         self._key = key
         self._path = path
         self._position: Position | None = None
@@ -78,8 +82,10 @@ class Follower:
                     _log.warning("the journal does not know our position: the index is asked for every key")
                     self._live.drop()
                     self._position = None
+                    self._hub.lose(page.position)
                 else:
                     self._live.add(page.keys)
+                    self._hub.page(self._position, page)
                     self._position = page.position
                 self._believe()
             except Exception as error:  # noqa: BLE001 - see the module: the following goes on
@@ -96,8 +102,10 @@ class Follower:
                 _complain("head", error)
 
     async def _poll_head(self) -> None:
+        asked = time.monotonic()
         head = await self._index.head()
         end = await self._index.journal_end()  # after the head: what it covers was in the journal before it
+        self._hub.know(_as_of(head), end, asked)
         if self._heads is None or self._heads[1].journal_id != end.journal_id:
             self._heads = (head, end)  # else the one waited for comes first, so that there is always progress
         self._believe()
@@ -111,7 +119,7 @@ class Follower:
         if self._position is None or (
             self._position.journal_id == end.journal_id and self._position.entry >= end.entry
         ):
-            self._live.known(AsOf(head.feed_sequence, head.feed_time_ms, head.gap_since_ms, 0))
+            self._live.known(_as_of(head))
             self._heads = None
 
     def _changed(self) -> bool:
@@ -143,6 +151,7 @@ class Follower:
                     break
                 added.update(page.keys)
                 self._live.add(page.keys)  # the filter in use keeps up meanwhile
+                self._hub.page(position, page)
                 position = page.position
         except CheckerError as error:
             _log.warning("filter file waits for the journal: %s", error)
@@ -151,10 +160,15 @@ class Follower:
         self.last_contact = time.monotonic()
         self._live.swap(base, added, self._live.view.as_of)
         self._position = position
+        self._hub.follow(position)
         self._stamp = stamp
         self.swaps += 1
         _log.info("filter in use", extra={"keys": header.parameters.count, "overlay": len(added)})
         return True
+
+
+def _as_of(head: Head) -> AsOf:
+    return AsOf(head.feed_sequence, head.feed_time_ms, head.gap_since_ms, 0)
 
 
 def _complain(what: str, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """One worker process of `checker serve`, put together; and the companion that keeps the node's filter and metrics page.
 
     index -> follower -> LiveFilter <- CheckServicer -> IndexSettler -> index
-                                            |-> EvidenceSpool
+                 |                          |-> EvidenceSpool
+                 |-----> Hub <- FilterServicer -> publications
 
 The parent (`checker.rpc.workers`) runs `work` in N processes and `accompany` in one more. A companion that dies is
 started again; meanwhile the workers go on with the filter they have.
@@ -16,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -33,16 +35,18 @@ from checker.rpc.interceptors import Guard, Limits
 from checker.rpc.live_filter import LiveFilter
 from checker.rpc.quota import Quota
 from checker.rpc.roles import Callers, Roles, load_roles
-from checker.rpc.server import RpcServer, ServerSettings, serve
+from checker.rpc.server import CHECK_SERVICE, RpcServer, ServerSettings, serve
 from checker.rpc.servicer import CheckServicer
 from checker.rpc.tls import TlsFiles, is_loopback, server_credentials
 from checker.rpc.workers import WorkerContext
 from checker.serving import filter_file, metrics_page
 from checker.serving.evidence import EvidenceSpool
+from checker.serving.filter_service import FILTER_SERVICE, Admitted, FilterServicer
 from checker.serving.follower import Follower
+from checker.serving.hub import Hub
 from checker.serving.keeper import Keeper
 from checker.serving.settle import IndexSettler, wall_clock_ms
-from proto.checker.v1 import check_pb2_grpc
+from proto.checker.v1 import check_pb2_grpc, filter_pb2_grpc
 
 REPORT_S = 1.0
 """Between two writings of a worker's numbers."""
@@ -118,24 +122,35 @@ async def _work(context: WorkerContext, node: Node) -> None:
         if settings.index.startswith("memory:"):
             keeping = await _keep_here(index, keys, key, rulebook, node)
             stop_page = _metrics_page(node)
-        follower = Follower(index, live, key, node.filter)
+        hub = Hub(index, _publications(index), key, live)
+        follower = Follower(index, live, hub, key, node.filter)
         await follower.start()
+        await hub.start()
         evidence = EvidenceSpool(settings.state / "evidence", keys.evidence_key, retention_days=settings.evidence_days)
         settler = IndexSettler(index, live, settings.index_timeout_ms / 1000)
         servicer = CheckServicer(live, settler, evidence.record)
+        admitted = Admitted(settings.max_downloads, settings.max_watchers)
+        filters = FilterServicer(hub, _publications(index), keys, admitted)
         refused: dict[str, int] = {}
         calls = metrics.Calls()
         guard = _guard(context, node, calls, refused)
         tls = tls_files(settings)
+
+        def register(registry: Any) -> None:
+            check_pb2_grpc.add_CheckServiceServicer_to_server(servicer, registry)
+            filter_pb2_grpc.add_FilterServiceServicer_to_server(filters, registry)
+
         server = RpcServer(
             ServerSettings(drain_pause=settings.drain_pause_ms / 1000, drain_grace=settings.drain_grace_ms / 1000),
-            lambda registry: check_pb2_grpc.add_CheckServiceServicer_to_server(servicer, registry),
+            register,
             guard,
             listen=context.listen,
+            services=(CHECK_SERVICE, FILTER_SERVICE),
+            on_drain=hub.sign_off,
             shared_port=context.shared_port,
             credentials=server_credentials(tls) if tls is not None else None,
         )
-        numbers = _Numbers(servicer, settler, evidence, follower, live, guard, calls, refused)
+        numbers = _Numbers(servicer, settler, evidence, follower, live, hub, filters, guard, calls, refused)
         reporting = asyncio.create_task(_report(node, context.index, numbers))
         _settle_garbage()
         try:
@@ -145,6 +160,7 @@ async def _work(context: WorkerContext, node: Node) -> None:
                 if task is not None:
                     task.cancel()
             await follower.stop()
+            await hub.stop()
             if stop_page is not None:
                 await asyncio.to_thread(stop_page)
             numbers.write(node.run_dir, context.index)
@@ -200,6 +216,8 @@ class _Numbers:
     evidence: EvidenceSpool
     follower: Follower
     live: LiveFilter
+    hub: Hub
+    filters: FilterServicer
     guard: Guard
     calls: metrics.Calls
     refused: dict[str, int]
@@ -223,6 +241,7 @@ class _Numbers:
             "checker_quota_refused": [([caller], number) for caller, number in self.refused.items()],
             "checker_evidence": [(["written"], self.evidence.written), (["dropped"], self.evidence.dropped)],
             "checker_filter_swaps": [([], self.follower.swaps)],
+            "checker_edges_refused": [([what], number) for what, number in self.filters.refused.items()],
         }
         now_ms = wall_clock_ms()
         overlaid = self.live.size
@@ -234,6 +253,8 @@ class _Numbers:
             "checker_filter_keys": [([], overlaid[0])],
             "checker_filter_overlay_keys": [([], overlaid[1])],
             "checker_calls_in_progress": [([], self.guard.live)],
+            "checker_edges_watching": [([], self.hub.watchers)],
+            "checker_edges_downloading": [([], self.filters.downloads)],
         }
         metrics.write(directory, worker, counters, gauges, self.calls)
 
@@ -288,3 +309,13 @@ async def _accompany(context: WorkerContext, node: Node) -> None:
         if stop_page is not None:
             stop_page()
         await index.close()
+
+
+def _publications(index: ExactIndex) -> Any:
+    """TEMPORARY until every index has them."""
+
+    class Nothing:
+        async def latest(self) -> None:
+            return None
+
+    return getattr(index, "publications", None) or Nothing()
