@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checker.cli.check_kinds import KINDS, NEEDED, PurchaseKind
-from checker.cli.terminal import complain
 from checker.errors import CheckerError, UsageError
+from checker.terminal import complain
 
 if TYPE_CHECKING:
     from proto.checker.v1.check_pb2 import CheckRequest, CheckResponse

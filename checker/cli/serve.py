@@ -5,13 +5,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checker.config import Settings
+from checker.config import PREFIX, Settings
 from checker.config import load as load_settings
 from checker.errors import UsageError
+from checker.settings import add_flags, given
 
 if TYPE_CHECKING:
     from checker.index.base import ExactIndex
@@ -39,31 +39,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings")
-    for item in fields(Settings):
-        flag = f"--{item.name.replace('_', '-')}"
-        shown = "" if item.default in (None, "", ()) or isinstance(item.default, bool) else f" (default {item.default})"
-        options: dict[str, Any] = {"dest": item.name, "default": None, "help": item.metadata["help"] + shown}
-        if isinstance(item.default, bool):
-            parser.add_argument(flag, action="store_true", **options)
-        elif item.name == "feed":
-            parser.add_argument(flag, action="append", metavar="FILE", **options)
-        else:
-            parser.add_argument(flag, metavar=_METAVARS.get(item.name, "N"), **options)
+    add_flags(parser, Settings)
     parser.set_defaults(run=run)
-
-
-_METAVARS = {
-    "index": "URL",
-    "listen": "ADDR",
-    "metrics_listen": "ADDR",
-    "state_dir": "DIR",
-    "log_format": "FORM",
-    "log_level": "LEVEL",
-} | dict.fromkeys(
-    ("key_file", "ready_file", "rulebook", "tls_cert", "tls_key", "tls_client_ca", "roles"),
-    "FILE",
-)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,9 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from checker.rpc.tls import check_listen, server_credentials
     from checker.serving.worker import Node, accompany, tls_files, work
 
-    flags = {item.name: getattr(args, item.name) for item in fields(Settings)}
-    flags = {name: None if value is False else value for name, value in flags.items()}
-    config = args.config or (Path(os.environ["CHECKER_CONFIG"]) if os.environ.get("CHECKER_CONFIG") else None)
+    flags, config = given(args, Settings, PREFIX)
     settings = load_settings(flags, os.environ, config)
     logs.configure(settings.log_format, settings.log_level)
 
@@ -92,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
             return None
 
     if settings.roles is not None:
-        given = settings.roles
-        roles = attempt(lambda: load_roles(given)) or roles
+        roles_file = settings.roles
+        roles = attempt(lambda: load_roles(roles_file)) or roles
     attempt(
         lambda: check_listen(
             settings.listen,

@@ -1,54 +1,19 @@
-"""What every command shows the same way: errors, facts, tables.
+"""How commands show facts and tables: on standard output, through rich.
 
-Errors go to standard error, one line per problem, each starting with `checker:`. Facts and tables go to standard
-output through rich, which counts a Chinese character as two columns; colours appear on a terminal only (and not with
-NO_COLOR). Without a terminal lines are 100 columns wide unless COLUMNS says otherwise.
+It counts a Chinese character as two columns; colours appear on a terminal only (and not with NO_COLOR). Without a
+terminal lines are 100 columns wide unless COLUMNS says otherwise.
 """
 
-import argparse
 import os
-import re
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
 WIDTH_OF_A_FILE = 100
-_QUOTED_VALUE = re.compile(
-    r"""(invalid\ choice|ignored\ explicit\ argument|invalid\ \w+\ value):?\ ('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""",
-    re.VERBOSE,
-)
-_OPTION = re.compile(r"--?[a-z][a-z-]*")
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and never repeat what was typed: it may be a document number or a name."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        options.setdefault("allow_abbrev", False)  # what is typed today must mean the same after an upgrade
-        super().__init__(*args, **options)  # type: ignore[arg-type]  # argparse's own signature, passed through
-
-    def error(self, message: str) -> NoReturn:
-        """Say it in one line, with where to read on; exit 2."""
-        self.exit(2, f"checker: {_unquoted(message)} (see `{self.prog} --help`)\n")
-
-
-def _unquoted(message: str) -> str:
-    problem, _, rest = message.partition(": ")
-    if problem == "unrecognized arguments":
-        options = [word for word in (each.partition("=")[0] for each in rest.split()) if _OPTION.fullmatch(word)]
-        return f"unknown option: {', '.join(options)}" if options else "there are more arguments than expected"
-    return _QUOTED_VALUE.sub(r"\1", message)
-
-
-def complain(text: str, code: int) -> int:
-    """Print each line of `text` as an error of its own; returns `code`."""
-    for line in text.splitlines() or ["unexplained"]:
-        print(f"checker: {line}", file=sys.stderr)
-    return code
 
 
 def console() -> "Console":
