@@ -4,12 +4,12 @@ A question holds a keyed digest and a purchase, never a document or a name. Ever
 one interface, `Ask`, and so has each test's stand-in for what lies below it.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, NamedTuple
 
 import grpc
 
-from checker.core.decision import Advisory, AnsweredBy, Outcome, Reason
+from checker.core.decision import ORDER, Advisory, AnsweredBy, Outcome, Reason
 from checker.core.freshness import AsOf
 from checker.core.stand_in import Failure
 from checker.errors import CheckerError
@@ -45,6 +45,26 @@ class Verdict(NamedTuple):
         return self.reason is Reason.NOT_LISTED and self.answered_by is AnsweredBy.INDEX and not self.advisories
 
 
+_OUTCOMES = (Outcome.BARRED, Outcome.UNKNOWN, Outcome.ALLOWED)
+_RANK = {reason: place for place, reason in enumerate(ORDER)}
+_NOT_READ = _RANK[Reason.INDEX_UNREACHABLE]
+"""Where a key that the centre did not answer stands among the others: as one that its index did not."""
+
+
+def combined(verdicts: Iterable[Verdict]) -> Verdict:
+    """The one answer to several keys of one document (an ambiguous number), at least one: the index's own rule.
+
+    BARRED under any key bars, else UNKNOWN under any is UNKNOWN; as fresh as the least fresh of them.
+    """
+    found = sorted(
+        verdicts, key=lambda verdict: (_OUTCOMES.index(verdict.outcome), _RANK.get(verdict.reason, _NOT_READ))
+    )
+    if len(found) == 1:
+        return found[0]
+    advisories = tuple(sorted({advisory for verdict in found for advisory in verdict.advisories}))
+    return found[0]._replace(advisories=advisories, as_of=min(verdict.as_of for verdict in found))
+
+
 class CentreFailed(CheckerError):
     """The centre gave no answer; `failure` says which way."""
 
@@ -55,5 +75,5 @@ class CentreFailed(CheckerError):
         self.failure = failure
 
 
-Ask = Callable[[Question, float], Awaitable[Verdict]]
+Ask = Callable[[Question, float], Coroutine[Any, Any, Verdict]]
 """Ask one question, to be answered by this event-loop time (`loop.time()`). Raises CentreFailed."""

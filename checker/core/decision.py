@@ -87,7 +87,7 @@ class Verdict(NamedTuple):
     measure_id: str
 
 
-_ORDER = (
+ORDER = (
     Reason.MEASURE_IN_FORCE,
     Reason.DATA_STALE,
     Reason.INDEX_UNREACHABLE,
@@ -111,7 +111,7 @@ def combine(verdicts: Iterable[Verdict], rule_id: str) -> Decision:
     """The one answer to several verdicts, all of them read from the exact index."""
     found = list(verdicts)
     said = {verdict.reason for verdict in found}
-    reason = next((candidate for candidate in _ORDER if candidate in said), Reason.NOT_LISTED)
+    reason = next((candidate for candidate in ORDER if candidate in said), Reason.NOT_LISTED)
     outcome = _OUTCOME.get(reason, Outcome.ALLOWED)
     advisories = {verdict.advisory for verdict in found if verdict.advisory is not None}
     return Decision(

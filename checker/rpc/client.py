@@ -38,14 +38,16 @@ def open_channel(
     cert: Path | None = None,
     key: Path | None = None,
     server_name: str | None = None,
+    retries: bool = True,
 ) -> grpc.aio.Channel:
     """A channel of its own to `HOST:PORT` or `unix:PATH`: TLS if `ca` is given, mutual TLS with `cert` and `key`.
 
-    `server_name`: the name the server's certificate must carry, where it is not the host of `target`.
+    `server_name`: the name the server's certificate must carry, where it is not the host of `target`. `retries`: False
+    for a caller that counts its calls and asks again by itself.
     Raises UsageError for files that cannot be read or a certificate without its key.
     """
     options: list[tuple[str, str | int]] = [
-        ("grpc.service_config", RETRY_SERVICE_CONFIG),
+        ("grpc.service_config", RETRY_SERVICE_CONFIG) if retries else ("grpc.enable_retries", 0),
         # Channels of one process would else share one connection, so all its calls one worker.
         ("grpc.use_local_subchannel_pool", 1),
         # A connection may reach a dying worker and be reset; gRPC's default waits a second before the next, which is

@@ -1,0 +1,268 @@
+"""The layers between `NeedExact` and the road to the centre, each an `Ask` over what lies below it.
+
+- `VerdictCache` remembers for whom the exact index holds nothing although our filter says "perhaps": such a person is
+  asked about again with every ticket. Nothing else is ever remembered; a refusal least of all.
+- `SingleFlight` lets equal questions share one, as long as it has not been sent.
+- `Coalescer` lets all questions of one event-loop tick share one call: the call is what costs.
+
+A lift applies at once (design.md §1): an answer may be given only to whoever asked before its question left. That is
+why `Coalescer` says when a batch leaves (`on_sent`) and `SingleFlight` lets nobody join from then on. And an addition
+is never covered up: `VerdictCache` forgets a key as soon as the journal names it, and does not keep an answer that was
+under way when it did.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from checker.core.stand_in import Age, Failure
+from checker.wire import MAX_BATCH
+from edge.live import Live
+from edge.question import Ask, CentreFailed, Question, Verdict
+
+Send = Callable[[Sequence[Question], float], Awaitable[Sequence[Verdict | CentreFailed]]]
+"""Ask questions together, to be answered by this event-loop time: an answer or a failure for each, in order."""
+
+CACHE_KEYS = 65_536
+CACHE_S = 300.0
+BATCHES_IN_FLIGHT = 4
+"""Few, so that under load batches grow instead of growing many."""
+SHORTEST_S = 0.005
+"""With less time left nobody is asked: the centre refuses less (`checker.rpc.interceptors.Limits.min_budget`)."""
+
+
+class _Asking:
+    """A key that is being asked about, by how many, and whether it was named in the journal meanwhile."""
+
+    __slots__ = ("askers", "overtaken")
+
+    def __init__(self) -> None:
+        self.askers = 0
+        self.overtaken = False
+
+
+class VerdictCache:
+    """See the module. One event loop; at most `keys` keys, the oldest go first; each for `seconds`."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        live: Live,
+        *,
+        keys: int = CACHE_KEYS,
+        seconds: float = CACHE_S,
+        steady_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ask = ask
+        self._live = live
+        self._keys = keys
+        self._seconds = seconds
+        self._steady_s = steady_s
+        self._kept: dict[bytes, tuple[float, Verdict]] = {}  # in order of storing, which is that of ageing
+        self._asking: dict[bytes, _Asking] = {}
+        live.on_added.append(self._added)
+        live.on_reset.append(self._reset)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def __call__(self, question: Question, deadline: float) -> Verdict:
+        verdict = self._remembered(question)
+        if verdict is not None:
+            self._live.numbers.false_positives += 1
+            return verdict
+        key = question.key
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = _Asking()
+        asking.askers += 1
+        try:
+            verdict = await self._ask(question, deadline)
+        finally:
+            asking.askers -= 1
+            if not asking.askers and self._asking.get(key) is asking:
+                del self._asking[key]
+        if verdict.nothing_listed and self._live.may_list((key,)):
+            self._live.numbers.false_positives += 1
+            if not asking.overtaken and self._following():
+                self._keep(key, verdict)
+        return verdict
+
+    def _following(self) -> bool:
+        """Whether additions reach us as they should, so that silence about a key means something."""
+        return self._live.age() is Age.FRESH and not self._live.view.doubtful
+
+    def _remembered(self, question: Question) -> Verdict | None:
+        kept = self._kept.get(question.key)
+        if kept is None or not self._following():
+            return None
+        as_of = self._live.view.as_of
+        if question.min_feed_sequence > as_of.feed_sequence:
+            return None
+        until, verdict = kept
+        if self._steady_s() >= until:
+            del self._kept[question.key]
+            return None
+        return verdict._replace(as_of=as_of)  # the journal up to here has not named the key
+
+    def _keep(self, key: bytes, verdict: Verdict) -> None:
+        self._kept.pop(key, None)
+        self._kept[key] = (self._steady_s() + self._seconds, verdict)
+        if len(self._kept) > self._keys:
+            del self._kept[next(iter(self._kept))]
+
+    def _added(self, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            self._kept.pop(key, None)
+            asking = self._asking.pop(key, None)
+            if asking is not None:
+                asking.overtaken = True
+
+    def _reset(self) -> None:
+        self._kept.clear()
+        for asking in self._asking.values():
+            asking.overtaken = True
+        self._asking.clear()
+
+
+class SingleFlight:
+    """See the module. `sent` must be told what leaves: from then on a question is nobody else's."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._unsent: dict[Question, list[asyncio.Future[Verdict | None]]] = {}  # question -> who joined it
+
+    def sent(self, questions: Sequence[Question]) -> None:
+        """These have left: nobody joins them any more."""
+        for question in questions:
+            self._unsent.pop(question, None)
+
+    async def __call__(self, question: Question, deadline: float) -> Verdict:
+        while (joined := self._unsent.get(question)) is not None:
+            waiting: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
+            joined.append(waiting)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    verdict = await waiting
+            except TimeoutError:
+                raise CentreFailed(Failure.LATE, "the centre did not answer in time") from None
+            if verdict is not None:
+                return verdict
+        joined = self._unsent[question] = []
+        try:
+            verdict = await self._ask(question, deadline)
+        except CentreFailed as failed:
+            for waiting in joined:
+                if waiting.done():
+                    continue
+                if failed.failure is Failure.LATE:  # by the first one's deadline; theirs may be later
+                    waiting.set_result(None)
+                else:
+                    waiting.set_exception(CentreFailed(failed.failure, str(failed)))
+            raise
+        else:
+            for waiting in joined:
+                if not waiting.done():
+                    waiting.set_result(verdict)
+            return verdict
+        finally:
+            if self._unsent.get(question) is joined:
+                del self._unsent[question]
+            for waiting in joined:  # whoever asked for all has gone: the others ask by themselves
+                if not waiting.done():
+                    waiting.set_result(None)
+
+
+class _Waiting(NamedTuple):
+    question: Question
+    deadline: float
+    answer: asyncio.Future[Verdict]
+
+
+class Coalescer:
+    """See the module. Beyond `in_flight` batches questions wait and make the next one larger, of at most `largest`.
+
+    `on_sent`: told of each batch at the moment it leaves.
+    """
+
+    def __init__(self, send: Send, *, in_flight: int = BATCHES_IN_FLIGHT, largest: int = MAX_BATCH) -> None:
+        self.on_sent: list[Callable[[Sequence[Question]], None]] = []
+        self._send = send
+        self._limit = in_flight
+        self._largest = largest
+        self._waiting: deque[_Waiting] = deque()
+        self._due = False
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, question: Question, deadline: float) -> Verdict:
+        loop = asyncio.get_running_loop()
+        if deadline - loop.time() < SHORTEST_S:
+            raise CentreFailed(Failure.LATE, "too little time is left to ask the centre")
+        answer: asyncio.Future[Verdict] = loop.create_future()
+        self._waiting.append(_Waiting(question, deadline, answer))
+        if not self._due and len(self._under_way) < self._limit:
+            self._due = True
+            loop.call_soon(self._depart)  # after everybody who runs in this tick
+        timer = loop.call_at(deadline, _late, answer)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        """Give up what waits and what is under way: whoever asked sees the centre as unreachable."""
+        waiting, self._waiting = self._waiting, deque()
+        _hand_out(waiting, [CentreFailed(Failure.UNREACHABLE, _CLOSING) for _ in waiting])
+        under_way = list(self._under_way)
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _depart(self) -> None:
+        self._due = False
+        while self._waiting and len(self._under_way) < self._limit:
+            batch: list[_Waiting] = []
+            while self._waiting and len(batch) < self._largest:
+                one = self._waiting.popleft()
+                if not one.answer.done():  # else its asker has gone
+                    batch.append(one)
+            if batch:
+                questions = [one.question for one in batch]
+                for told in self.on_sent:
+                    told(questions)
+                task = asyncio.get_running_loop().create_task(self._carry(batch, questions))
+                self._under_way.add(task)
+                task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._depart()
+
+    async def _carry(self, batch: Sequence[_Waiting], questions: Sequence[Question]) -> None:
+        try:
+            _hand_out(batch, await self._send(questions, max(one.deadline for one in batch)))
+        except asyncio.CancelledError:
+            _hand_out(batch, [CentreFailed(Failure.UNREACHABLE, _CLOSING) for _ in batch])
+            raise
+        except Exception as error:  # noqa: BLE001 - whoever asked must hear of it, whatever it is
+            _hand_out(batch, [error] * len(batch))
+
+
+_CLOSING = "the edge is closing"
+
+
+def _hand_out(batch: Iterable[_Waiting], answers: Iterable[Verdict | Exception]) -> None:
+    for one, answer in zip(batch, answers, strict=True):
+        if one.answer.done():  # its asker has gone
+            continue
+        if isinstance(answer, Verdict):
+            one.answer.set_result(answer)
+        else:
+            one.answer.set_exception(answer)
+
+
+def _late(answer: "asyncio.Future[Verdict]") -> None:
+    if not answer.done():
+        answer.set_exception(CentreFailed(Failure.LATE, "the centre did not answer in time"))
