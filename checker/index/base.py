@@ -97,6 +97,14 @@ class Lease(Protocol):
 class ExactIndex(Protocol):
     """See the module's obligations. Raises `IndexUnavailable` (store out of reach) everywhere but in `get_many`."""
 
+    @property
+    def publications(self) -> "Publications":
+        """The epochs published from this index."""
+
+    @property
+    def key(self) -> IndexKey:
+        """The digest key that its lookup keys are made with; known once it is open."""
+
     async def open(self, key: IndexKey, *, create: bool) -> None:
         """Connect, compare the digest key; `create` writes it into an empty index. IndexRefused on a mismatch."""
 
@@ -133,7 +141,10 @@ class ExactIndex(Protocol):
         """The present end of the journal: note it before a scan."""
 
     async def journal_read(self, position: Position, block_s: float) -> JournalPage:
-        """Keys added after `position`; waits up to `block_s` seconds for the first. One call at a time."""
+        """Keys added after `position`; waits up to `block_s` seconds for the first.
+
+        Calls that wait come one at a time. One that does not (`block_s` 0) is never held up by one that does.
+        """
 
     async def primaries_unreconciled(self) -> list[str]:
         """Primaries that restarted or changed role since their data was known to be whole; their hits are `None`.
@@ -164,10 +175,22 @@ class Publication(NamedTuple):
     signature: bytes
     rulebook: bytes  # its TOML text
     lifted: int  # ExactIndex.lifted() when its scan began
+    position: Position = Position(b"", 0)  # the manifest's: edges follow the journal from here; unset: from anywhere
 
 
 CHUNK_BYTES = 256 * 1024
 """Of a snapshot, as it is kept and sent; the last one is shorter."""
+
+
+KEPT_EPOCHS = 2
+"""Whole, and with the journal behind them."""
+JOURNAL_KEPT = 100_000
+"""Entries that publishing never trims, so that no node's filter file is cut off from the journal. Never none: the last
+entry numbers the next."""
+SUPERSEDED_S = 86_400
+"""How long an epoch outlives the kept ones, counted from the last time a chunk of it was read."""
+EDGE_S = 7 * 86_400
+"""How long an edge that reports no more is remembered."""
 
 
 class Publications(Protocol):
@@ -178,7 +201,7 @@ class Publications(Protocol):
     """
 
     async def centre_id(self) -> bytes:
-        """16 bytes, made with the first publication and kept: the centre's identity."""
+        """16 bytes, made when first asked for and kept: the centre's identity."""
 
     async def renew_centre_id(self) -> bytes:
         """A new identity, after a restore from a backup: edges then accept older epochs, with an alarm."""
@@ -190,14 +213,21 @@ class Publications(Protocol):
         """Keep an epoch and make it the newest, if it is the one after `latest` of this centre; else False.
 
         `chunks`: the snapshot in pieces of CHUNK_BYTES. Durable when it returns True: chunks first, then the pointer,
-        so a crash leaves the old epoch in force. Also trims the journal to the position of the older epoch kept.
+        so a crash leaves the old epoch in force. Also trims the journal to the position of the older epoch kept, or to
+        its last JOURNAL_KEPT entries.
         """
 
     async def chunk(self, centre_id: bytes, epoch: int, number: int) -> bytes | None:
         """One piece of a snapshot; None: that epoch is gone."""
 
+    async def claim(self, builder: str, seconds: float) -> bool:
+        """Whether `builder` may build for so long: nobody else does. Claim again to go on, for 0 seconds to let go.
+
+        Only spares a scan: what keeps two epochs apart is `publish`.
+        """
+
     async def report_edge(self, edge_id: str, status: bytes) -> None:
-        """Keep the last status an edge reported (a serialised EdgeStatus), with the time."""
+        """Keep the last status an edge reported (a serialised EdgeStatus), with the store's time."""
 
     async def edges(self) -> list[tuple[int, bytes]]:
         """Last reports: (milliseconds since the epoch, status), of edges heard of within a week."""

@@ -286,6 +286,78 @@ local function replace(keys, args)
   return #args / 2
 end
 
+-- What is published. Fields: centre, latest (epoch SPACE token), manifest:E, signature:E, rulebook:E, about:E of the kept
+-- epochs; chunks:CENTRE:E, where the chunks of an epoch are; writing:TOKEN, chunks that belong to no epoch yet.
+
+-- centre expected, latest expected, latest to be, field to remove, field, value, ... -> 1 when it is the latest now
+local function publish(keys, args)
+  local s = redis.call('HMGET', keys[1], 'centre', 'latest')
+  if s[2] == args[3] then
+    return 1 -- our own call, sent again after its answer was lost
+  end
+  if s[1] ~= args[1] or (s[2] or '') ~= args[2] then
+    return 0
+  end
+  redis.call('HSET', keys[1], 'latest', args[3], unpack(args, 5))
+  redis.call('HDEL', keys[1], args[4])
+  return 1
+end
+
+-- field, value -> the value that stands there now: the one given only if there was none
+local function keep(keys, args)
+  redis.call('HSETNX', keys[1], args[1], args[2])
+  return redis.call('HGET', keys[1], args[1])
+end
+
+-- token, chunks: notes chunks about to be written
+local function writing(keys, args)
+  return redis.call('HSET', keys[1], 'writing:' .. args[1], args[2] .. ' ' .. string.format('%.0f', now_ms()))
+end
+
+-- milliseconds -> token, chunks, ... of those noted so long ago that whoever wrote them is gone
+local function abandoned(keys, args)
+  local flat, now, found = redis.call('HGETALL', keys[1]), now_ms(), {}
+  for i = 1, #flat, 2 do
+    local token = string.match(flat[i], '^writing:(.*)$')
+    if token then
+      local chunks, since = string.match(flat[i + 1], '^(%d+) (%d+)$')
+      if now - since > tonumber(args[1]) then
+        found[#found + 1] = token
+        found[#found + 1] = chunks
+      end
+    end
+  end
+  return found
+end
+
+-- builder, milliseconds (0: lets go) -> 1 when it may build
+local function claim(keys, args)
+  local s, now = redis.call('HMGET', keys[1], 'builder', 'builds_until'), now_ms()
+  if s[1] and s[1] ~= args[1] and tonumber(s[2]) > now then
+    return 0
+  end
+  redis.call('HSET', keys[1], 'builder', args[1], 'builds_until', string.format('%.0f', now + args[2]))
+  return 1
+end
+
+-- edge, status
+local function edge_report(keys, args)
+  return redis.call('HSET', keys[1], args[1], struct.pack('>I8', now_ms()) .. args[2])
+end
+
+-- milliseconds -> reports (time in 8 bytes, status) that are younger; forgets the others
+local function edges(keys, args)
+  local flat, now, young = redis.call('HGETALL', keys[1]), now_ms(), {}
+  for i = 1, #flat, 2 do
+    if now - number(flat[i + 1]) <= tonumber(args[1]) then
+      young[#young + 1] = flat[i + 1]
+    else
+      redis.call('HDEL', keys[1], flat[i])
+    end
+  end
+  return young
+end
+
 redis.register_function('xianxiao_1_measure_add', measure_add)
 redis.register_function('xianxiao_1_measure_remove', measure_remove)
 redis.register_function('xianxiao_1_measure_exempt', measure_exempt)
@@ -300,6 +372,13 @@ redis.register_function('xianxiao_1_worker_report', worker_report)
 redis.register_function('xianxiao_1_workers', workers)
 redis.register_function('xianxiao_1_create', create)
 redis.register_function('xianxiao_1_replace', replace)
+redis.register_function('xianxiao_1_publish', publish)
+redis.register_function('xianxiao_1_keep', keep)
+redis.register_function('xianxiao_1_writing', writing)
+redis.register_function('xianxiao_1_abandoned', abandoned)
+redis.register_function('xianxiao_1_claim', claim)
+redis.register_function('xianxiao_1_edge_report', edge_report)
+redis.register_function('xianxiao_1_edges', edges)
 redis.register_function({
   function_name = 'xianxiao_1_active_keys',
   callback = active_keys,

@@ -28,6 +28,13 @@ WORKER_REPORT: Final = _function("worker_report")
 WORKERS: Final = _function("workers")
 CREATE: Final = _function("create")
 REPLACE: Final = _function("replace")
+PUBLISH: Final = _function("publish")
+KEEP: Final = _function("keep")
+WRITING: Final = _function("writing")
+ABANDONED: Final = _function("abandoned")
+CLAIM: Final = _function("claim")
+EDGE_REPORT: Final = _function("edge_report")
+EDGES: Final = _function("edges")
 
 
 def call(function: bytes, name: bytes, *args: bytes) -> bytes:

@@ -29,6 +29,7 @@ from checker.core.measure import (
 )
 from checker.errors import IndexRefused, IndexUnavailable
 from checker.index.base import (
+    JOURNAL_KEPT,
     Applied,
     Head,
     IndexKey,
@@ -42,6 +43,7 @@ from checker.index.base import (
     lease_lost,
     newer,
 )
+from checker.index.publications import MemoryPublications, Published
 
 _SCAN_BATCH = 1000
 _PAGE_ENTRIES = 1000
@@ -73,6 +75,8 @@ class MemoryStore:
     journal: dict[int, tuple[bytes, ...]] = field(default_factory=dict)  # entry number -> keys; the oldest are trimmed
     journal_end: int = 0  # number of the last entry
     journal_grown: asyncio.Event = field(default_factory=asyncio.Event)
+    lifted: int = 0
+    published: Published = field(default_factory=Published)
     head: Head = field(default_factory=lambda: Head(0, 0, 0))
     holder: str = ""
     holder_since_ms: int = 0
@@ -85,8 +89,19 @@ class MemoryIndex:
     def __init__(self, store: MemoryStore | None = None, *, journal_entries: int = 1_000_000) -> None:
         self._store = store or MemoryStore()
         self._journal_entries = journal_entries
+        self._publications = MemoryPublications(self._store.published, self._trim_journal, self._renew_journal)
         self._open = False
         self._token = 0
+
+    @property
+    def publications(self) -> MemoryPublications:
+        return self._publications
+
+    @property
+    def key(self) -> IndexKey:
+        if self._store.key is None:
+            raise IndexUnavailable("the index is not open")
+        return self._store.key
 
     async def open(self, key: IndexKey, *, create: bool) -> None:
         if self._store.key is None:
@@ -114,7 +129,9 @@ class MemoryIndex:
         for change, verdict in zip(changes, recorded, strict=True):
             changed = False
             for key, fields in self._writes(change, verdict).items():
-                changed |= self._put(key, fields)
+                if self._put(key, fields):
+                    changed = True
+                    self._store.lifted += isinstance(change, Removal) or key in self._dropped(change)
             applied.append(Applied.APPLIED if changed and verdict is Applied.UNCHANGED else verdict)
         for change, verdict in zip(changes, recorded, strict=True):
             if isinstance(change, Addition) and verdict is not Applied.SUPERSEDED:
@@ -174,6 +191,10 @@ class MemoryIndex:
                 window, subset = known.exemptions[sequence]
                 fields = {exemption_field(change.measure_id, sequence): encode_window(sequence, window)}
                 return {key: fields for key in {*known.keys, *known.dropped} if not subset or key in subset}
+
+    def _dropped(self, change: Change) -> frozenset[bytes]:
+        """The keys that an addition names no longer."""
+        return self._store.measures[change.measure_id].dropped if isinstance(change, Addition) else frozenset()
 
     def _put(self, key: bytes, given: dict[bytes, bytes]) -> bool:
         """One write: keeps the newer of stored and given, field by field. True if anything changed."""
@@ -235,6 +256,14 @@ class MemoryIndex:
         if batch:
             yield batch
 
+    async def lifted(self) -> int:
+        self._must_be_open()
+        return self._store.lifted
+
+    async def identity(self) -> tuple[str, ...]:
+        self._must_be_open()
+        return ("this process",)
+
     async def journal_end(self) -> Position:
         self._must_be_open()
         return Position(self._store.journal_id, self._store.journal_end)
@@ -257,6 +286,18 @@ class MemoryIndex:
         last = min(position.entry + _PAGE_ENTRIES, store.journal_end)
         keys = [key for entry in range(position.entry + 1, last + 1) for key in store.journal[entry]]
         return JournalPage(keys, Position(store.journal_id, last), reset=False)
+
+    async def _trim_journal(self, kept: Sequence[Position]) -> None:
+        store = self._store
+        if not kept or kept[0].journal_id != store.journal_id:
+            return
+        needed = min(position.entry for position in kept if position.journal_id == store.journal_id)
+        last = min(needed, store.journal_end - JOURNAL_KEPT)
+        for entry in range(store.journal_end - len(store.journal) + 1, last + 1):
+            del store.journal[entry]
+
+    async def _renew_journal(self) -> None:
+        self._store.journal_id = os.urandom(8)
 
     async def primaries_unreconciled(self) -> list[str]:
         return []

@@ -62,6 +62,7 @@ class Plan(NamedTuple):
     applied: list[Applied]
     writes: dict[bytes, dict[bytes, bytes]]  # lookup key -> field -> newest value
     replays: dict[int, list[bytes]]  # change known already -> keys that are written again
+    lifted: set[bytes]  # keys that get a tombstone
 
 
 def measure_calls(generation: Generation, changes: Sequence[Change]) -> tuple[list[bytes], list[bytes]]:
@@ -86,7 +87,7 @@ def measure_calls(generation: Generation, changes: Sequence[Change]) -> tuple[li
 
 def plan_writes(changes: Sequence[Change], answers: Sequence[Any]) -> Plan:
     """Second phase, from the measures' answers: which fields to write under which lookup keys."""
-    plan = Plan([], {}, {})
+    plan = Plan([], {}, {}, set())
     writes = plan.writes
     for place, (change, answer) in enumerate(zip(changes, answers, strict=True)):
         if answer == 1:  # an addition of a measure never seen before: the common case in an import
@@ -103,7 +104,7 @@ def plan_writes(changes: Sequence[Change], answers: Sequence[Any]) -> Plan:
             continue
         verdict = _VERDICTS[answer[0]]
         plan.applied.append(verdict)
-        written = _known(writes, change, answer)
+        written = _known(plan, change, answer)
         if verdict is Applied.UNCHANGED:
             plan.replays[place] = written
     return plan
@@ -119,8 +120,9 @@ def record_calls(key_prefix: bytes, plan: Plan) -> tuple[list[bytes], list[bytes
     return names, packed
 
 
-def _known(writes: dict[bytes, dict[bytes, bytes]], change: Change, answer: list[Any]) -> list[bytes]:
+def _known(plan: Plan, change: Change, answer: list[Any]) -> list[bytes]:
     """The writes of a change that met a measure with a history. Returns the keys written."""
+    writes = plan.writes
     keys = unpacked(answer[1])
     if isinstance(change, Exemption):
         value = encode_window(change.sequence, change.window)
@@ -132,6 +134,7 @@ def _known(writes: dict[bytes, dict[bytes, bytes]], change: Change, answer: list
         record = tombstone(change.sequence, change.state)
         for key in keys:
             _put(writes, key, field, record)
+        plan.lifted.update(keys)
         return keys
     for key in keys:
         if key in change.records:
@@ -139,6 +142,7 @@ def _known(writes: dict[bytes, dict[bytes, bytes]], change: Change, answer: list
     dropped = unpacked(answer[2])
     for key in dropped:
         _put(writes, key, field, tombstone(change.sequence, State.SHIELDED))
+    plan.lifted.update(dropped)
     for sequence, exemption in zip(answer[3::2], answer[4::2], strict=True):
         subset = set(unpacked(exemption[_WINDOW_BYTES:]))
         for key in keys:

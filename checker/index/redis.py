@@ -3,11 +3,12 @@
     NS:GEN:k:DIGEST   hash, a record per measure and an entry per exemption (core.measure has the bytes)
     NS:GEN:m:ID       hash, what a measure knows of itself (functions.lua has the fields)
     NS:GEN:j          stream, the journal of additions; entries are numbered 1-0, 2-0, ... without a hole
-    NS:GEN:info       hash, journal id, digest key id and check value, base_seq
+    NS:GEN:info       hash, journal id, digest key id and check value, base_seq, how many keys have been lifted
     NS:gen            hash, the generation that serves, and one being loaded, one being retired (generations.py)
     NS:importer       hash, the importer's lease and the head it guards: one key, so that the fence is atomic (lease.py)
     NS:runs           hash, identities of the primaries whose data is known to be whole
     NS:workers        hash, the generation each worker reads
+    NS:snapshots, NS:s:TOKEN:N, NS:edges      what is published, and who follows it (publications.py)
 
 No braces in these names: they would be hash tags. (A digest's own bytes may contain a pair: such a key is routed by
 what stands between them, by us and by the server alike.)
@@ -38,6 +39,7 @@ from checker.core.measure import Addition, Change, Measure, decode
 from checker.errors import CheckerError, IndexRefused, IndexUnavailable
 from checker.index import functions, generations
 from checker.index.base import (
+    JOURNAL_KEPT,
     KEY_TIMEOUT_S,
     READ_TIMEOUT_S,
     Applied,
@@ -62,6 +64,7 @@ from checker.index.planning import (
     record_calls,
     unpacked,
 )
+from checker.index.publications import RedisPublications
 from checker.index.reading import Ask, Fields, Reader, fields_of, unpromoted
 from checker.index.routing import Routing
 from checker.index.store import Session, Store, all_of
@@ -103,6 +106,8 @@ class RedisIndex:
         self._on_close = on_close
         self._routing = route(self)
         self._store = Store(self._routing, namespace)
+        self._publications = RedisPublications(self._store, self._trim_journal, self._renew_journal)
+        self._key: IndexKey | None = None
         self._generation: Generation | None = None
         self._loading: Generation | None = None
         self._retiring: Generation | None = None
@@ -116,6 +121,16 @@ class RedisIndex:
         self._lease: RedisLease | None = None
         self._lease_keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def publications(self) -> RedisPublications:
+        return self._publications
+
+    @property
+    def key(self) -> IndexKey:
+        if self._key is None:
+            raise IndexUnavailable("the index is not open")
+        return self._key
 
     # Opening
 
@@ -133,6 +148,7 @@ class RedisIndex:
             raise IndexRefused("there is no index yet: import a feed into it first")
         generation, stored_key = await generations.read(self._store, pointer.serving)
         compare_keys(stored_key, key)
+        self._key = stored_key
         await self._load_reconciled()
         self._generation = generation
         await self._follow_pointer()
@@ -153,7 +169,8 @@ class RedisIndex:
         if await generations.pointer(store) is not None:
             return
         first = generations.of(store, 1, base_seq=0)
-        mine = {store.name("gen"), store.name("runs"), store.name("importer"), first.info}
+        # Edges go on reporting to an index that was emptied.
+        mine = {*(store.name(name) for name in ("gen", "runs", "importer", "edges")), first.info}
         for node in self._routing.nodes():
             async for names in store.scan_names(node, store.namespace + b":*"):
                 if not mine.issuperset(names):
@@ -304,7 +321,11 @@ class RedisIndex:
         )
         faults.point("index.after_records")
         packed = journal_calls(generation.journal, changes, plan.applied, self._journal_entries)
-        await store.run(session.call, [generation.journal] * len(packed), packed)
+        names = [generation.journal] * len(packed)
+        if lifted := sum(changed[key] > 0 for key in plan.lifted):
+            packed.append(pack((b"HINCRBY", generation.info, b"lifted", lifted)))
+            names.append(generation.info)
+        await store.run(session.call, names, packed)
         faults.point("index.after_journal")
         await store.sync(session)
         faults.point("index.after_sync")
@@ -451,6 +472,15 @@ class RedisIndex:
         if version != self._routing.version:
             raise IndexUnavailable("the cluster's slots moved during the scan: scan again")
 
+    async def lifted(self) -> int:
+        name = self._current().info
+        return int(await self._store.one(name, pack((b"HGET", name, b"lifted"))) or 0)
+
+    async def identity(self) -> tuple[str, ...]:
+        self._current()
+        await self._routing.refresh()
+        return (*sorted(await self._store.identities()), f"slots {self._routing.version}")
+
     async def journal_end(self) -> Position:
         generation = self._current()
         journal_id = await self._journal_id(generation)
@@ -489,7 +519,8 @@ class RedisIndex:
         packed = pack(
             (b"XREAD", b"COUNT", _PAGE_ENTRIES, *block, b"STREAMS", name, b"%d-0" % position.entry),
         )
-        (streams,) = await node.line("journal").call(packed, timeout_s=block_s + 5)
+        line = node.line("journal" if block else "look")
+        (streams,) = await line.call(packed, timeout_s=block_s + 5)
         if isinstance(streams, ResponseError):
             self._routing.refresh_soon()
             raise translate(node.address, streams)
@@ -500,6 +531,23 @@ class RedisIndex:
             return JournalPage([], await self.journal_end(), reset=True)
         keys = [key for _, (_, packed_keys) in entries for key in unpacked(packed_keys)]
         return JournalPage(keys, Position(position.journal_id, _entry_number(entries[-1][0])), reset=False)
+
+    async def _trim_journal(self, kept: Sequence[Position]) -> None:
+        """Forget what no kept epoch needs: nobody follows from further back, but for nodes' filter files."""
+        generation = self._current()
+        journal_id = await self._journal_id(generation)
+        if not kept or kept[0].journal_id != journal_id:
+            return  # published from a journal that is no more
+        needed = min(position.entry for position in kept if position.journal_id == journal_id)
+        first = min(needed, await self._last_entry(generation) - JOURNAL_KEPT) + 1
+        if first > 1:
+            name = generation.journal
+            await self._store.one(name, pack((b"XTRIM", name, b"MINID", b"%d-0" % first)))
+
+    async def _renew_journal(self) -> None:
+        """Everybody who follows the journal is reset."""
+        name = self._current().info
+        await self._store.one(name, pack((b"HSET", name, b"journal", os.urandom(8))))
 
     # Reconciliation
 
@@ -524,8 +572,7 @@ class RedisIndex:
         home = present[self._routing.nodes().index(holder)] if holder in self._routing.nodes() else ""
         if home in marked or home not in self._reconciled:
             # Followers may have read entries which that server has lost and numbered anew.
-            journal_id = pack((b"HSET", generation.info, b"journal", os.urandom(8)))
-            await self._store.one(generation.info, journal_id)
+            await self._renew_journal()
         now = str(time.time_ns() // 1_000_000).encode()
         # Only the present primaries: one that is demoted and promoted again must be reconciled again.
         kept = [name for name in present if name in marked or name in self._reconciled]

@@ -12,6 +12,7 @@ from checker.core.measure import Change, State
 from checker.errors import IndexRefused, IndexUnavailable
 from checker.index.base import Applied
 from checker.index.redis import RedisIndex
+from checker.index.store import WRITE_LINES
 from checker.index.urls import open_index
 from tests.index.builders import KEY, a_removal, an_addition, digest
 from tests.index.servers import ClusterServers, Server
@@ -95,14 +96,16 @@ async def test_one_sick_shard(index: RedisIndex, cluster: ClusterServers) -> Non
             took.append(time.perf_counter() - started)
             assert [found is None for found in mixed] == [False, True]
         assert statistics.median(took) < 0.005
-        sick_line = index._routing.by_address("127.0.0.1", sick.port).line("write")
-        sick_line._timeout_s = 0.2
+        sick_node = index._routing.by_address("127.0.0.1", sick.port)
+        for use in WRITE_LINES:
+            sick_node.line(use)._timeout_s = 0.2
         changes: list[Change] = [a_removal(1000, f"M{there[0]}"), an_addition(1001, "N", *there[:5])]
         with pytest.raises(IndexUnavailable):
             await index.apply(changes)
     finally:
         sick.thaw()
-    sick_line._timeout_s = 10
+    for use in WRITE_LINES:
+        sick_node.line(use)._timeout_s = 10
     await until_bars(index, there[9], [f"M{there[9]}"])
     assert Applied.SUPERSEDED not in await index.apply(changes)
     await until_bars(index, there[0], ["N"])
