@@ -303,6 +303,14 @@ def test_a_masked_number_is_refused_although_33_dates_fit() -> None:
     assert parse(1, "4405241880****0014", "", TODAY) is document.MASKED
 
 
+def test_what_is_all_letters_and_digits_is_not_masked_and_loses_nothing() -> None:
+    """No sign of a mask, and no character that normalising drops from ASCII, is a letter or a digit."""
+    letters_and_digits = [char for char in map(chr, range(sys.maxunicode + 1)) if char.isalnum()]
+
+    assert not [char for char in letters_and_digits if document._MASK.search(char * 3)]
+    assert not [char for char in letters_and_digits if char.isascii() and normalise(char) != char.upper()]
+
+
 @given(st.sampled_from(FAMILY), st.sampled_from([("0", "O"), ("1", "I"), ("1", "l"), ("8", "B")]), st.data())
 def test_look_alikes_are_explained_never_repaired(number: str, pair: tuple[str, str], data: st.DataObject) -> None:
     """A letter for a digit is refused with a hint that says so, wherever it stands and whatever type is declared."""
