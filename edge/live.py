@@ -65,7 +65,8 @@ class Live:
         self._steady_s = steady_s
         self._overlaid: Overlaid | None = None
         self._synced_ms = -math.inf  # the sender's clock when we were last known to hold everything
-        self._heard_s = math.inf  # our steady clock then, less what the sender had not heard; inf: in a former life
+        self._heard_s = -math.inf  # our steady clock then, less what the sender had not heard
+        self._heard_here = False  # False: `_heard_s` follows from the wall clock, for it was in a former life
         self.view = View(rulebook, key, EVERYTHING, AsOf(0, 0, 0, 0), limits or Limits(), doubtful=True)
 
     # How old
@@ -114,17 +115,25 @@ class Live:
         key: DigestKey,
         rulebook: Rulebook,
         synced_ms: float,
+        *,
+        doubtful: bool = False,
+        continues: bool = True,
     ) -> None:
         """Use another snapshot, with the keys added since; `synced_ms`: the centre's clock when that was all there was.
 
-        Never makes the edge older than it is: what was known of the lag stays if it was less.
+        `continues`: it holds all that the filter in use was told, so what is known of the lag stays if it is less.
+        Else (another centre, another journal) only `synced_ms` counts. `doubtful` as in `doubt`.
         """
+        if not continues or self._overlaid is None:
+            self._synced_ms = -math.inf
+            self._heard_s = -math.inf
+            self._heard_here = False
         overlaid = Overlaid(base, added)
         self._overlaid = overlaid
         self._synced_ms = max(self._synced_ms, synced_ms)
-        if self._heard_s == math.inf and synced_ms > -math.inf:
-            self._heard_s = self._steady_s() - max(0.0, (self._clock_ms() - synced_ms) / 1000)
-        self.view = View(rulebook, key, overlaid, as_of, self.view.limits, doubtful=False)
+        if not self._heard_here:
+            self._heard_s = self._steady_s() - max(0.0, (self._clock_ms() - self._synced_ms) / 1000)
+        self.view = View(rulebook, key, overlaid, as_of, self.view.limits, doubtful=doubtful)
         for told in self.on_reset:
             told()
         self.refresh()
@@ -147,7 +156,8 @@ class Live:
         self.centre = filter_pb2.CENTRE_STATE_SIGNED_OFF if beat.signing_off else filter_pb2.CENTRE_STATE_REACHABLE
         self._synced_ms = max(self._synced_ms, beat.sent_ms - beat.silence_ms)
         heard = self._steady_s() - beat.silence_ms / 1000
-        self._heard_s = heard if self._heard_s == math.inf else max(self._heard_s, heard)
+        self._heard_s = max(self._heard_s, heard) if self._heard_here else heard
+        self._heard_here = True
         if as_of != self.view.as_of:
             self.view = self.view._replace(as_of=as_of)
         self.refresh()
