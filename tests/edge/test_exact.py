@@ -225,7 +225,8 @@ STEPS = st.lists(
         st.tuples(st.sampled_from(["reset", "beat"]), st.just(0)),
         st.tuples(st.just("wait"), st.sampled_from([1, 50, 200])),
     ),
-    max_size=30,
+    min_size=10,
+    max_size=40,
 )
 
 
@@ -503,7 +504,7 @@ async def test_closing_fails_whoever_waits() -> None:
 
 # --- together ----------------------------------------------------------------------------------------------------
 
-MOMENTS = st.lists(st.sampled_from(["ask", "tick", "lift", "list", "answer"]), max_size=40)
+MOMENTS = st.lists(st.sampled_from(["ask", "tick", "lift", "list", "answer"]), min_size=10, max_size=40)
 
 
 @settings(max_examples=300, deadline=None)
