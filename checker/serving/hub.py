@@ -44,7 +44,7 @@ MAX_KEYS = 1000
 RING_BYTES = 8 * 1024 * 1024
 """Of recent pages; as much again of older ones that were read for watchers far behind."""
 GATHER_S = 0.002
-GATHER_PER_WATCHER_S = 0.0001
+GATHER_PER_WATCHER_S = 0.0002
 PUBLICATION_S = 1.0
 """Between two looks at what is published."""
 _SLOTS = 20  # watchers get their heartbeats in turns, so that no moment is busier than another
@@ -118,6 +118,7 @@ class Hub:
         self._beliefs: deque[_Belief] = deque(maxlen=_BELIEFS)  # newest first
         self._beat: _Beat | None = None
         self._slots: tuple[set[_Watcher], ...] = tuple(set() for _ in range(_SLOTS))
+        self._to_wake = 0  # slots that have not heard of the latest yet
         self._all_left: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._publication: Publication | None = None
@@ -148,13 +149,12 @@ class Hub:
             self._flushing.cancel()
 
     async def sign_off(self, patience_s: float = 1.0) -> None:
-        """Tell every watcher that the service is stopping, and let it go; who comes later is refused at once."""
+        """Tell every watcher that the service is stopping, and let it go; who comes later is sent away at once."""
         self.leaving = True
         self._beat = None
         if self.watchers:
             self._all_left = asyncio.Event()
-            for slot in self._slots:
-                self._wake(slot, due=True)
+            self._wake_all()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await self._all_left.wait()
@@ -248,8 +248,16 @@ class Hub:
         self._wake_all()
 
     def _wake_all(self) -> None:
-        for slot in self._slots:
-            self._wake(slot, due=False)
+        """One slot after the other, so that checks come in between: a write to each takes its time."""
+        if not self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_next)
+        self._to_wake = _SLOTS
+
+    def _wake_next(self) -> None:
+        self._to_wake -= 1
+        self._wake(self._slots[self._to_wake], due=False)
+        if self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_next)
 
     def _wake(self, slot: set[_Watcher], *, due: bool) -> None:
         for watcher in slot:
@@ -264,14 +272,12 @@ class Hub:
         Returns after a Reset. Raises StreamEnded at the end of its time or of the service, IndexUnavailable when the
         watcher is behind and the index cannot be read.
         """
-        if self.leaving:
-            raise StreamEnded("the service is stopping: watch again elsewhere, or later")
         watcher = _Watcher(position)
         slot = min(self._slots, key=len)
         slot.add(watcher)
         until = time.monotonic() + LIFETIME_S * random.uniform(2 / 3, 1)  # noqa: S311 - spreads load
         try:
-            while True:
+            while not self.leaving and time.monotonic() < until:
                 watcher.woken.clear()
                 try:
                     await self._catch_up(watcher, write)
@@ -279,9 +285,11 @@ class Hub:
                     await write(_RESET)
                     return
                 await self._beat_to(watcher, write)
-                if self.leaving or time.monotonic() > until:
-                    raise StreamEnded("this stream is at its lifetime or the service is stopping: watch again")
                 await watcher.woken.wait()
+            if self.leaving and watcher.known:
+                watcher.due = True
+                await self._beat_to(watcher, write)
+            raise StreamEnded("this stream is at its lifetime or the service is stopping: watch again")
         finally:
             slot.discard(watcher)
             if self._all_left is not None and not self.watchers:
@@ -308,7 +316,8 @@ class Hub:
             if position.entry == end.entry:
                 return None
             if position.entry < end.entry:
-                return self._in_ring(position) or await self._from_index(position)
+                page = self._in_ring(position)
+                return page if page is not None else await self._from_index(position)
         # It is ahead of us, or of a journal that we have not heard of yet: the index knows.
         return None if watcher.known else await self._from_index(position)
 

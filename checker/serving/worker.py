@@ -122,7 +122,7 @@ async def _work(context: WorkerContext, node: Node) -> None:
         if settings.index.startswith("memory:"):
             keeping = await _keep_here(index, keys, key, rulebook, node)
             stop_page = _metrics_page(node)
-        hub = Hub(index, _publications(index), key, live)
+        hub = Hub(index, index.publications, key, live)
         follower = Follower(index, live, hub, key, node.filter)
         await follower.start()
         await hub.start()
@@ -130,7 +130,7 @@ async def _work(context: WorkerContext, node: Node) -> None:
         settler = IndexSettler(index, live, settings.index_timeout_ms / 1000)
         servicer = CheckServicer(live, settler, evidence.record)
         admitted = Admitted(settings.max_downloads, settings.max_watchers)
-        filters = FilterServicer(hub, _publications(index), keys, admitted)
+        filters = FilterServicer(hub, index.publications, keys, admitted)
         refused: dict[str, int] = {}
         calls = metrics.Calls()
         guard = _guard(context, node, calls, refused)
@@ -309,13 +309,3 @@ async def _accompany(context: WorkerContext, node: Node) -> None:
         if stop_page is not None:
             stop_page()
         await index.close()
-
-
-def _publications(index: ExactIndex) -> Any:
-    """TEMPORARY until every index has them."""
-
-    class Nothing:
-        async def latest(self) -> None:
-            return None
-
-    return getattr(index, "publications", None) or Nothing()

@@ -13,6 +13,7 @@ from checker.index.base import Head, IndexKey, JournalPage, Position
 from checker.index.memory import MemoryIndex, MemoryStore
 from checker.rpc.live_filter import LiveFilter
 from checker.serving.follower import Follower
+from checker.serving.hub import Hub
 from checker.serving.keeper import Keeper
 from tests.builders import KEY, NOW, a_measure, a_view, rulebook
 from tests.index.builders import digest
@@ -81,11 +82,16 @@ def a_live() -> LiveFilter:
     return LiveFilter(a_view(as_of=AsOf(0, 0, 0, 0))._replace(filter=EVERYTHING))
 
 
+def a_hub(shelf: MemoryIndex, live: LiveFilter) -> Hub:
+    """A worker's hub."""
+    return Hub(shelf, shelf.publications, KEY, live)
+
+
 @asynccontextmanager
 async def following(shelf: MemoryIndex, path: Path) -> AsyncIterator[tuple[Follower, LiveFilter]]:
     """A worker's follower at work."""
     live = a_live()
-    follower = Follower(shelf, live, KEY, path)
+    follower = Follower(shelf, live, a_hub(shelf, live), KEY, path)
     await follower.start()
     try:
         yield follower, live

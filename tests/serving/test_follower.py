@@ -13,7 +13,7 @@ from checker.index.memory import MemoryStore
 from checker.serving import filter_file, follower
 from tests.builders import KEY, NOW, rulebook
 from tests.index.builders import digest
-from tests.serving.stand import INDEX_KEY, Shelf, a_keeper, a_live, a_shelf, following
+from tests.serving.stand import INDEX_KEY, Shelf, a_hub, a_keeper, a_live, a_shelf, following
 from tests.waiting import eventually
 
 
@@ -49,7 +49,7 @@ async def test_start_waits_for_a_usable_file(tmp_path: Path) -> None:
     shelf, path = await a_shelf(), tmp_path / "filter"
     path.write_bytes(b"broken")
     live = a_live()
-    late = follower.Follower(shelf, live, KEY, path)
+    late = follower.Follower(shelf, live, a_hub(shelf, live), KEY, path)
     starting = asyncio.create_task(late.start())
     await eventually(lambda: late._stamp != (0, 0))
     assert not starting.done()

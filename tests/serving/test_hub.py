@@ -1,0 +1,427 @@
+"""Claims about the journal as edges get it: whole and in order from wherever they stand, at once, and never fresher
+than it is."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from checker.core.changes import Position
+from checker.index.urls import open_index
+from checker.rpc.client import open_channel
+from checker.serving import follower, hub
+from proto.checker.v1 import filter_pb2 as pb
+from proto.checker.v1 import filter_pb2_grpc
+from tests.index.builders import an_addition, digest
+from tests.index.servers import Server
+from tests.serving.centre import Centre, Watcher, a_centre, message_of, position_of, publish
+from tests.serving.stand import INDEX_KEY, Shelf, a_hub, a_live, a_shelf
+from tests.waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "POLL_S", 0.02)
+    monkeypatch.setattr(hub, "BEAT_S", 0.1)
+    monkeypatch.setattr(hub, "PUBLICATION_S", 0.05)
+
+
+@pytest.fixture
+async def shelf() -> Shelf:
+    return await a_shelf()
+
+
+@pytest.fixture
+async def centre(shelf: Shelf, tmp_path: Path) -> AsyncIterator[Centre]:
+    async with a_centre(shelf, tmp_path / "filter") as made:
+        yield made
+
+
+@pytest.fixture
+async def stub(centre: Centre) -> AsyncIterator[Any]:
+    async with open_channel(centre.address) as channel:
+        yield filter_pb2_grpc.FilterServiceStub(channel)
+
+
+def keys_of(*numbers: int) -> set[bytes]:
+    return {digest(number) for number in numbers}
+
+
+async def test_a_watcher_is_told_at_once_how_far_the_feed_is_known(shelf: Shelf, centre: Centre, stub: Any) -> None:
+    """The first message for who is up to date is a heartbeat: position, feed, epoch, centre, rulebook; hardly old."""
+    await shelf.add(1, 1)
+    await eventually(lambda: centre.live.view.as_of.feed_sequence == 1)
+    published, _ = await publish(shelf, 1, 100)
+    await eventually(lambda: centre.hub._publication is not None)
+
+    watcher = Watcher(stub, await shelf.journal_end())
+    beat = await watcher.beat()
+
+    assert watcher.messages == 1
+    assert beat.as_of == centre.live.view.as_of._replace(snapshot_epoch=1)
+    assert beat.centre_id == published.centre_id
+    assert beat.rulebook_sha256 == centre.live.view.rulebook.sha256
+    assert abs(beat.sent_ms - time.time() * 1000) < 1000
+    assert 0 <= beat.silence_ms < 500
+    assert not beat.signing_off
+    await watcher.close()
+
+
+async def test_heartbeats_go_on(shelf: Shelf, stub: Any) -> None:
+    """One each BEAT_S, to each watcher, and no more."""
+    watchers = [Watcher(stub, await shelf.journal_end()) for _ in range(30)]
+    start = time.monotonic()
+    await eventually(lambda: all(len(watcher.beats) > 5 for watcher in watchers))
+    taken = time.monotonic() - start
+
+    assert max(len(watcher.beats) for watcher in watchers) <= taken / hub.BEAT_S + 2
+    for watcher in watchers:
+        await watcher.close()
+
+
+async def test_an_addition_reaches_a_watcher_before_its_head_does(shelf: Shelf, centre: Centre, stub: Any) -> None:
+    """Every key the head covers has arrived before a heartbeat claims the head, however fast they come."""
+    watcher = Watcher(stub, await shelf.journal_end())
+    for sequence in range(1, 200):
+        await shelf.add(sequence, sequence)
+        await asyncio.sleep(0.001)
+        known = watcher.beats[-1].as_of.feed_sequence if watcher.beats else 0
+        assert watcher.keys >= keys_of(*range(1, known + 1))
+    await eventually(lambda: watcher.beats[-1].as_of.feed_sequence == 199)
+    assert watcher.keys == keys_of(*range(1, 200))
+    assert watcher.position == await shelf.journal_end()
+    await watcher.close()
+
+
+async def test_a_watcher_gets_every_key_from_wherever_it_stands(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From each position, in and before the ring, at the edges of pages and within them, nothing is missing."""
+    monkeypatch.setattr(hub, "RING_BYTES", 4000)
+    draw = random.Random(7)
+    sequence = 0
+    for _ in range(60):
+        sequence += 1
+        await shelf.add(sequence, *range(sequence * 10, sequence * 10 + draw.randint(1, 5)))
+    async with a_centre(shelf, tmp_path / "filter") as centre, open_channel(centre.address) as channel:
+        stub = filter_pb2_grpc.FilterServiceStub(channel)
+        for _ in range(40):
+            for _ in range(draw.randint(1, 6)):
+                sequence += 1
+                await shelf.add(sequence, *range(sequence * 10, sequence * 10 + draw.randint(1, 5)))
+            end = await shelf.journal_end()
+            await eventually(lambda end=end: centre.hub._end == end)  # type: ignore[misc]
+        assert 1 < len(centre.hub._ring) < 40
+        assert centre.hub._bases[0] > 60
+        end = await shelf.journal_end()
+        for entry in range(end.entry + 1):
+            position = Position(end.journal_id, entry)
+            watcher = Watcher(stub, position)
+            await eventually(lambda watcher=watcher: watcher.beats)  # type: ignore[misc]
+            assert watcher.position == end
+            wanted = {key for number in range(entry + 1, end.entry + 1) for key in shelf._store.journal[number]}
+            assert watcher.keys >= wanted
+            await watcher.close()
+
+
+async def test_a_watcher_ahead_of_this_worker_is_believed_if_the_index_knows_its_place(
+    shelf: Shelf, centre: Centre, stub: Any
+) -> None:
+    """An edge comes from a quicker worker: it is no stranger, gets no key it lacks late, and none is missing."""
+    await shelf.add(1, 1)
+    end = await shelf.journal_end()
+    await eventually(lambda: centre.hub._end == end)
+    shelf.journal_goes.clear()
+    await shelf.add(2, 2, 3)
+    ahead = await shelf.journal_end()
+    watcher = Watcher(stub, ahead)
+    await eventually(lambda: centre.hub.watchers)
+    await shelf.add(3, 4)
+    shelf.journal_goes.set()
+
+    await eventually(lambda: watcher.keys >= keys_of(4) and watcher.beats)
+    assert watcher.position == await shelf.journal_end()
+    assert not watcher.reset
+    await watcher.close()
+
+
+@pytest.mark.parametrize("which", ["another journal", "beyond the end", "trimmed away"])
+async def test_a_position_the_journal_does_not_know_is_reset(which: str, tmp_path: Path) -> None:
+    """It ends with Reset, and no addition that would follow on something else."""
+    shelf = await a_shelf(journal_entries=10)
+    for sequence in range(1, 31):
+        await shelf.add(sequence, sequence)
+    end = await shelf.journal_end()
+    position = {
+        "another journal": Position(bytes(8), 3),
+        "beyond the end": end._replace(entry=99),
+        "trimmed away": end._replace(entry=5),
+    }[which]
+    async with a_centre(shelf, tmp_path / "filter") as centre, open_channel(centre.address) as channel:
+        watcher = Watcher(filter_pb2_grpc.FilterServiceStub(channel), position)
+        await watcher.end()
+        assert watcher.reset
+        assert watcher.messages == 1
+        assert watcher.ended is None
+
+
+async def test_every_watcher_is_reset_when_the_journal_is_another(shelf: Shelf, centre: Centre, stub: Any) -> None:
+    """A new journal id ends all streams of the old one, also of who is in step; the new one can be watched at once."""
+    await shelf.add(1, 1)
+    old = await shelf.journal_end()
+    watchers = [Watcher(stub, old) for _ in range(5)]
+    await asyncio.gather(*(watcher.beat() for watcher in watchers))
+    store = shelf._store
+    store.journal_id, store.journal_end = b"another!", 0
+    store.journal.clear()
+    store.journal_grown.set()
+
+    for watcher in watchers:
+        await watcher.end()
+        assert watcher.reset
+    fresh = Watcher(stub, await shelf.journal_end())
+    await fresh.beat()
+    await shelf.add(2, 2)  # the follower has no filter of this journal: the hub goes on without it
+    await eventually(lambda: fresh.keys == keys_of(2))
+    await eventually(lambda: fresh.beats[-1].as_of.feed_sequence == 2)
+    late = Watcher(stub, old)
+    await late.end()
+    assert late.reset
+    await fresh.close()
+
+
+async def test_a_worker_cut_off_does_not_look_fresh(shelf: Shelf, centre: Centre, stub: Any) -> None:
+    """While the index is out of reach heartbeats go on and `silence` grows with the clock; afterwards it is small."""
+    watcher = Watcher(stub, await shelf.journal_end())
+    await watcher.beat()
+    shelf.lost = True
+    cut = time.monotonic()
+    await eventually(lambda: watcher.beats[-1].silence_ms > 400)
+    assert watcher.beats[-1].silence_ms <= (time.monotonic() - cut + 0.2) * 1000
+    told = watcher.beats[-1]
+    await watcher.beat()
+    assert watcher.beats[-1].silence_ms - told.silence_ms >= (watcher.beats[-1].sent_ms - told.sent_ms) - 5
+    shelf.lost = False
+    await eventually(lambda: watcher.beats[-1].silence_ms < 200)
+    await watcher.close()
+
+
+async def test_who_lags_behind_is_told_its_own_age(shelf: Shelf, centre: Centre) -> None:
+    """A watcher that takes its time hears of no line whose keys it lacks."""
+    written: list[pb.WatchChangesResponse] = []
+    may_go = asyncio.Event()
+    may_go.set()
+
+    async def write(raw: bytes) -> None:
+        await may_go.wait()
+        written.append(pb.WatchChangesResponse.FromString(raw))
+
+    watching = asyncio.create_task(centre.hub.watch(await shelf.journal_end(), write))
+    await eventually(lambda: written)
+    may_go.clear()
+    await shelf.add(1, 1)
+    await eventually(lambda: centre.live.view.as_of.feed_sequence == 1)
+    await asyncio.sleep(0.3)
+    may_go.set()
+    await eventually(lambda: written[-1].heartbeat.feed_sequence == 1)
+    keys: set[bytes] = set()
+    sequences: list[int] = []
+    for message in written:
+        keys.update(message.additions.keys)
+        if message.HasField("heartbeat"):
+            sequences.append(message.heartbeat.feed_sequence)
+            assert (sequences[-1] == 1) == (digest(1) in keys)
+    watching.cancel()
+
+
+async def test_a_slow_watcher_makes_nobody_wait_and_holds_nothing(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stops reading keeps the service from nothing, falls out of the ring, and gets all it missed later."""
+    monkeypatch.setattr(hub, "RING_BYTES", 100_000)
+    async with a_centre(shelf, tmp_path / "filter") as centre, open_channel(centre.address) as channel:
+        stub = filter_pb2_grpc.FilterServiceStub(channel)
+        start = await shelf.journal_end()
+        quick = Watcher(stub, start)
+        slow = stub.WatchChanges(pb.WatchChangesRequest(position=message_of(start)))
+        first = await slow.read()
+        assert isinstance(first, pb.WatchChangesResponse)
+        sequence, end = 0, start
+
+        def behind() -> bool:
+            positions = [watcher.position.entry for slot in centre.hub._slots for watcher in slot]
+            return bool(centre.hub._bases) and min(positions) < centre.hub._bases[0]
+
+        while not behind():  # gRPC and the kernel buffer some megabytes first
+            sequence += 1
+            assert sequence < 5000
+            await shelf.add(sequence, *range(sequence * 1000, sequence * 1000 + 1000))
+            end = await shelf.journal_end()
+            await eventually(lambda end=end: quick.position == end)  # type: ignore[misc]
+        assert centre.hub._ring_bytes <= 100_000
+        caught = Watcher.__new__(Watcher)
+        caught.position, caught.keys, caught.beats = start, set(), []
+        caught.bytes = caught.messages = 0
+        while caught.position != end:
+            message = await slow.read()
+            assert isinstance(message, pb.WatchChangesResponse)
+            caught.take(message)
+        assert caught.keys == quick.keys
+        slow.cancel()
+        await quick.close()
+
+
+async def test_a_thousand_additions_are_less_than_twenty_kilobytes(shelf: Shelf, centre: Centre, stub: Any) -> None:
+    """A burst of 1 000 additions in lines of their own, one key each: 18 B a key and little more."""
+    watcher = Watcher(stub, await shelf.journal_end())
+    await watcher.beat()
+    before = watcher.bytes
+    beats = len(watcher.beats)
+    for sequence in range(1, 1001):
+        await shelf.add(sequence, sequence)
+        if sequence % 50 == 0:
+            await asyncio.sleep(0.001)
+    await eventually(lambda: len(watcher.keys) == 1000)
+    spent = watcher.bytes - before - 170 * (len(watcher.beats) - beats)
+    print(f"\n1 000 additions: {spent} B in {watcher.messages} messages")  # noqa: T201 - a figure
+    assert spent <= 20_000
+    await watcher.close()
+
+
+async def test_no_message_holds_more_than_a_thousand_keys(shelf: Shelf, centre: Centre, stub: Any) -> None:
+    """A page of thousands is split; whoever breaks off in the midst of it starts again at its beginning."""
+    start = await shelf.journal_end()
+    await shelf.add(1, *range(3500))
+    await eventually(lambda: centre.hub._end.entry == 1)
+    call = stub.WatchChanges(pb.WatchChangesRequest(position=message_of(start)))
+    sizes, places = [], []
+    for _ in range(4):
+        message = await call.read()
+        assert isinstance(message, pb.WatchChangesResponse)
+        sizes.append(len(message.additions.keys))
+        places.append(position_of(message.additions.position).entry)
+    assert sizes == [1000, 1000, 1000, 500]
+    assert places == [0, 0, 0, 1]
+    call.cancel()
+
+
+async def test_far_behind_together_the_index_is_read_once(shelf: Shelf, tmp_path: Path) -> None:
+    """Edges that come with the same snapshot share the pages that lead them to the present."""
+    for sequence in range(1, 2501):
+        await shelf.apply([an_addition(sequence, f"M{sequence}", sequence)])
+    reads = 0
+    read = shelf.journal_read
+
+    async def counted(position: Position, block_s: float) -> object:
+        nonlocal reads
+        reads += block_s == 0
+        return await read(position, block_s)
+
+    async with a_centre(shelf, tmp_path / "filter") as centre, open_channel(centre.address) as channel:
+        shelf.journal_read = counted  # type: ignore[assignment,method-assign]
+        stub = filter_pb2_grpc.FilterServiceStub(channel)
+        start = (await shelf.journal_end())._replace(entry=0)
+        watchers = [Watcher(stub, start) for _ in range(50)]
+        await eventually(lambda: all(len(watcher.keys) == 2500 for watcher in watchers))
+        assert reads == 3
+        assert centre.hub.watchers == 50
+        for watcher in watchers:
+            await watcher.close()
+
+
+async def test_streams_end_by_themselves_each_at_another_time(
+    shelf: Shelf, centre: Centre, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its lifetime a stream ends with UNAVAILABLE, and not in the same moment as the others."""
+    monkeypatch.setattr(hub, "LIFETIME_S", 0.6)
+    monkeypatch.setattr(hub, "BEAT_S", 0.05)
+    start = time.monotonic()
+    ends: list[float] = []
+
+    async def one() -> None:
+        watcher = Watcher(stub, await shelf.journal_end())
+        await watcher.end()
+        ends.append(time.monotonic() - start)
+        assert watcher.ended is not None
+        assert watcher.ended.code() is grpc.StatusCode.UNAVAILABLE
+
+    await asyncio.gather(*(one() for _ in range(50)))
+    assert min(ends) >= 0.4
+    assert max(ends) - min(ends) > 0.1
+    assert centre.hub.watchers == 0
+
+
+async def test_a_stopping_service_says_so_and_ends_the_streams(shelf: Shelf, centre: Centre, stub: Any) -> None:
+    """At a drain each watcher's last message is a heartbeat that signs off; then UNAVAILABLE."""
+    watchers = [Watcher(stub, await shelf.journal_end()) for _ in range(20)]
+    await asyncio.gather(*(watcher.beat() for watcher in watchers))
+    draining = asyncio.create_task(centre.server.drain())
+    for watcher in watchers:
+        await watcher.end()
+        assert watcher.beats[-1].signing_off
+        assert not watcher.beats[-2].signing_off
+        assert watcher.ended is not None
+        assert watcher.ended.code() is grpc.StatusCode.UNAVAILABLE
+    assert await draining == 0
+
+
+async def test_who_comes_while_the_service_stops_is_sent_away(shelf: Shelf, centre: Centre, stub: Any) -> None:
+    """UNAVAILABLE, and no word about a position that nobody has looked up."""
+    await centre.hub.sign_off()
+    watcher = Watcher(stub, Position(b"whatever", 3))
+    await watcher.end()
+    assert watcher.messages == 0
+    assert watcher.ended is not None
+    assert watcher.ended.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_late_news_of_a_former_journal_changes_nothing(shelf: Shelf) -> None:
+    """A head asked for before the journal changed and answered after it does not bring the old journal back."""
+    made = a_hub(shelf, a_live())
+    old, new = Position(b"o" * 8, 7), Position(b"n" * 8, 1)
+    as_of = a_live().view.as_of
+    made.know(as_of, old, 1.0)
+    made.follow(new)
+    made.know(as_of, old, 2.0)
+    assert made._end == new
+    assert not made._beliefs
+
+
+async def test_over_a_real_store_the_same(tmp_path: Path) -> None:
+    """On a Valkey server: a watcher from the beginning and one from the end get what is added, within 100 ms."""
+    server = Server()
+    index, importer = open_index(server.url), open_index(server.url)
+    try:
+        for each in (index, importer):
+            await each.open(INDEX_KEY, create=True)
+        start = await importer.journal_end()
+        await importer.apply([an_addition(1, "M1", 1)])
+        async with a_centre(index, tmp_path / "filter") as centre, open_channel(centre.address) as channel:
+            stub = filter_pb2_grpc.FilterServiceStub(channel)
+            early, late = Watcher(stub, start), Watcher(stub, await importer.journal_end())
+            await asyncio.gather(early.beat(), late.beat())
+            assert early.keys == keys_of(1)
+            delays = []
+            for sequence in range(2, 52):
+                await importer.apply([an_addition(sequence, f"M{sequence}", sequence)])
+                acknowledged = time.monotonic()
+                await eventually(lambda: digest(sequence) in late.keys and digest(sequence) in early.keys)  # noqa: B023
+                delays.append(time.monotonic() - acknowledged)
+            assert late.keys == keys_of(*range(2, 52))
+            middle, most = sorted(delays)[25] * 1000, max(delays) * 1000
+            print(f"\nacknowledged to edge: median {middle:.1f} ms, at most {most:.1f} ms")  # noqa: T201 - a figure
+            assert middle < 100
+            async with importer.lease("test"):
+                await importer.primaries_unreconciled()
+                await importer.mark_reconciled()
+            await early.close()
+            await late.close()
+    finally:
+        await index.close()
+        await importer.close()
+        server.close()
