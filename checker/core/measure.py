@@ -139,19 +139,9 @@ _SEPARATOR = b"\x00"  # measure ids are printable, so an exemption's field can n
 
 def encode_record(measure: Measure) -> bytes:
     """The record stored under one key: sequence first (8 bytes, big-endian), names' digests last."""
-    flags = (_NAMED if measure.items_named else 0) | (_DISPUTED if measure.disputed else 0)
-    head = _RECORD.pack(
-        measure.sequence,
-        measure.state,
-        measure.kind,
-        measure.role,
-        flags,
-        measure.items,
-        measure.effective_from_ms,
-        measure.effective_to_ms,
-        measure.adult_from_day,
-    )
-    return head + measure.names
+    _, sequence, state, kind, role, items, items_named, disputed, from_ms, to_ms, adult_from_day, names, _ = measure
+    flags = (_NAMED if items_named else 0) | (_DISPUTED if disputed else 0)
+    return _RECORD.pack(sequence, state, kind, role, flags, items, from_ms, to_ms, adult_from_day) + names
 
 
 def tombstone(sequence: int, state: int) -> bytes:

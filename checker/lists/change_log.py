@@ -41,16 +41,15 @@ _REPLAY_KEYS: Final = 4_000
 
 def encode(change: Change) -> bytes:
     """One change as the log's payload holds it."""
+    if isinstance(change, Addition):
+        sequence, name, records, court, case_number = change
+        raw = (name.encode(), court.encode(), case_number.encode())
+        parts = [_ADD_HEAD.pack(_ADDITION, sequence, *map(len, raw), len(records)), *raw]
+        for key, record in records.items():
+            parts += (_RECORD_HEAD.pack(key, len(record)), record)
+        return b"".join(parts)
     measure_id = change.measure_id.encode()
     match change:
-        case Addition(sequence, _, records, court, case_number):
-            court_raw, case_raw = court.encode(), case_number.encode()
-            head = _ADD_HEAD.pack(_ADDITION, sequence, len(measure_id), len(court_raw), len(case_raw), len(records))
-            parts = [head, measure_id, court_raw, case_raw]
-            for key, record in records.items():
-                parts.append(_RECORD_HEAD.pack(key, len(record)))
-                parts.append(record)
-            return b"".join(parts)
         case Removal(sequence, _, state, reason):
             reason_raw = reason.encode()
             head = _REMOVE_HEAD.pack(_REMOVAL, sequence, len(measure_id), state, len(reason_raw))

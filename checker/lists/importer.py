@@ -54,7 +54,7 @@ _CHUNK: Final = 1 << 17
 """Bytes read, and so parsed, between two turns of the event loop: the store works on what overtakes meanwhile."""
 _OVERTAKE_EVERY_S: Final = 0.25
 _SPOOL_IN_MEMORY: Final = 64 << 20
-_IN_FLIGHT: Final = 2  # batches: one is packed while the store works on the other
+_IN_FLIGHT: Final = 3  # batches: the store works on two while one is packed
 _PEEKED_LINES: Final = 1_000
 _SPOOLED: Final = struct.Struct(">QII")  # sequence, document keys, length of the encoded addition
 
@@ -417,6 +417,7 @@ class _Import:
         self._overtook_at = 0.0
         spool_dir = None if options.state_dir is None else str(options.state_dir)
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOL_IN_MEMORY, dir=spool_dir)  # noqa: SIM115  # closed by run
+        self._aside: list[bytes] = []  # of the spool, what the lines in hand gave
         self._summary = Summary()
 
     async def run(self, feeds: list[_Feed]) -> Summary:
@@ -457,6 +458,8 @@ class _Import:
                 for lines in _read(file):
                     for line in lines:
                         self._take(each.path, line)
+                    self._spool.write(b"".join(self._aside))
+                    self._aside.clear()
                     await self._overtake_beside()
                     self._step(file.tell())
                     await asyncio.sleep(0)  # the lease is renewed, and a server in this process goes on answering
@@ -529,33 +532,35 @@ class _Import:
     def _put_aside(self, line: AddLine) -> None:
         """Digest and encode an addition: from here on nothing knows a number or a name."""
         key = self._key
-        time_ms = self._now_ms if line.time_ms is None else line.time_ms
-        from_ms = time_ms if line.effective_from_ms is None else line.effective_from_ms
+        sequence, time_ms, measure_id, kind, court, case_number, items, items_named, from_ms, to_ms, subjects = line
+        if from_ms is None:
+            from_ms = self._now_ms if time_ms is None else time_ms
         records = {}
-        for subject in line.subjects:
+        for role, name, name_latin, adult_from_day, documents in subjects:
+            digests = names.digests(name, name_latin, key, person=role is not Role.DEBTOR_ENTITY)
             record = encode_record(
                 Measure(
-                    line.measure_id,
-                    line.sequence,
+                    measure_id,
+                    sequence,
                     State.ACTIVE,
-                    line.kind,
-                    subject.role,
-                    line.items,
-                    line.items_named,
+                    kind,
+                    role,
+                    items,
+                    items_named,
                     False,
                     from_ms,
-                    line.effective_to_ms,
-                    subject.adult_from_day,
-                    names.digests(subject.name, subject.name_latin, key, person=subject.role is not Role.DEBTOR_ENTITY),
+                    to_ms,
+                    adult_from_day,
+                    digests,
                     (),
                 )
             )
-            for document in subject.documents:
+            for document in documents:
                 records[key.document(document)] = record
-        encoded = change_log.encode(Addition(line.sequence, line.measure_id, records, line.court, line.case_number))
-        self._spool.write(_SPOOLED.pack(line.sequence, len(records), len(encoded)) + encoded)
-        self._ascending = self._ascending and line.sequence > self._last_spooled
-        self._last_spooled = line.sequence
+        encoded = change_log.encode(Addition(sequence, measure_id, records, court, case_number))
+        self._aside += (_SPOOLED.pack(sequence, len(records), len(encoded)), encoded)
+        self._ascending = self._ascending and sequence > self._last_spooled
+        self._last_spooled = sequence
 
     async def _overtake_beside(self) -> None:
         """Have what was read so far applied while parsing goes on: one lot at a time, since each costs two syncs."""
