@@ -123,6 +123,14 @@ def purchase_message(purchase: p.Purchase) -> bytes:
     return message.SerializeToString()
 
 
+def purchase_value(raw: bytes) -> p.Purchase:
+    """A serialised Purchase as `query` reads it; raises Malformed."""
+    purchase, violations = _read_purchase(raw)
+    if violations:
+        raise Malformed(list(violations))
+    return purchase
+
+
 def kind_of(purchase: p.Purchase) -> str:
     """The kind of a purchase, as the Purchase oneof names it."""
     return _KIND_OF[type(purchase)]

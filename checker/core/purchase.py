@@ -1,7 +1,8 @@
 """What is being bought: one value per kind of purchase, holding only what a rule reads (PIPL 6).
 
 Values are hashable and compare by content, so that the rulebook can remember how it judged them: a purchase says
-nothing about a person. Attribute names equal the contract's field names.
+nothing about a person. Attribute names equal the contract's field names, and what may be absent there has its default
+here.
 """
 
 from enum import IntEnum
@@ -65,14 +66,18 @@ class Money(NamedTuple):
     nanos: int
 
 
+NO_MONEY = Money("", 0)
+"""An amount that was not said, where the contract lets it be absent."""
+
+
 class Train(NamedTuple):
     """A seat on a train; codes and names as the ticketing system has them."""
 
     train_code: str
-    seat_code: str
-    seat_name: str
-    is_emu: bool
-    is_standing: bool
+    seat_code: str = ""
+    seat_name: str = ""
+    is_emu: bool = False
+    is_standing: bool = False
 
 
 class Flight(NamedTuple):
@@ -88,7 +93,7 @@ class Ship(NamedTuple):
 class Lodging(NamedTuple):
     """A stay; official stars 1-5, 0 = unrated."""
 
-    star_rating: int
+    star_rating: int = 0
 
 
 class Venue(NamedTuple):
@@ -100,23 +105,23 @@ class Venue(NamedTuple):
 class OutboundTour(NamedTuple):
     """A tour outside the mainland."""
 
-    is_group: bool
-    sold_by_agency: bool
-    destination: str
+    is_group: bool = False
+    sold_by_agency: bool = False
+    destination: str = ""
 
 
 class OutboundService(NamedTuple):
     """A service for a trip outside the mainland."""
 
     kind: OutboundServiceKind
-    sold_by_agency: bool
-    destination: str
+    sold_by_agency: bool = False
+    destination: str = ""
 
 
 class DomesticTour(NamedTuple):
     """A tour within the mainland."""
 
-    is_package: bool
+    is_package: bool = False
 
 
 class Resort(NamedTuple):
@@ -124,24 +129,24 @@ class Resort(NamedTuple):
 
     grade: str
     amount: Money
-    region: str
+    region: str = ""
 
 
 class School(NamedTuple):
     """A school's yearly fee, asked about the paying parent."""
 
-    is_private: bool
-    fee: Money
-    region: str
-    payer_named_by_order: bool
+    is_private: bool = False
+    fee: Money = NO_MONEY
+    region: str = ""
+    payer_named_by_order: bool = False
 
 
 class Insurance(NamedTuple):
     """An insurance policy, asked about the policyholder who pays."""
 
-    has_cash_value: bool
-    annual_premium: Money
-    region: str
+    has_cash_value: bool = False
+    annual_premium: Money = NO_MONEY
+    region: str = ""
 
 
 class RealEstate(NamedTuple):
@@ -154,7 +159,7 @@ class Construction(NamedTuple):
     """Building work."""
 
     kind: ConstructionKind
-    is_luxury: bool
+    is_luxury: bool = False
 
 
 class Vehicle(NamedTuple):
@@ -167,7 +172,7 @@ class Vehicle(NamedTuple):
 class OfficeLease(NamedTuple):
     """A lease of office premises."""
 
-    grade: str
+    grade: str = ""
 
 
 Purchase = (

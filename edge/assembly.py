@@ -1,0 +1,104 @@
+"""The parts of one edge in one process, put together: what a library client and a node's worker have in common.
+
+    data directory -> Sync -> Live <- whoever checks -> EdgeSettler -> Stack -> centre
+                       ^                                     |-> AdviceQueue
+                     centre <------- Reporter
+
+Opening never waits long for the centre: an edge answers from its disk, or asks, or stands in.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from checker import rulebooks
+from checker.core.freshness import Limits
+from checker.core.stand_in import EdgeLimits
+from checker.errors import UsageError
+from checker.keys import EdgeKeys
+from checker.rpc.tls import is_loopback
+from edge.advice import CAPACITY, AdviceQueue
+from edge.centre import Centre, ClientTls
+from edge.live import Live
+from edge.remote import TIMEOUT_S
+from edge.report import Reporter
+from edge.settle import EdgeSettler
+from edge.snapshot_store import SnapshotStore
+from edge.stack import build
+from edge.sync import Sync
+
+FIRST_WAIT_S = 5.0
+"""How long an edge without any snapshot waits for its first before it begins to answer."""
+
+
+class EdgeSettings(NamedTuple):
+    """`name`: what the operator calls this edge; at most 64 characters. `centre_timeout_s`: the longest a sale waits
+    for the centre. `advice_capacity`: answers that wait to be asked again."""
+
+    name: str = ""
+    limits: Limits = Limits()
+    edge_limits: EdgeLimits = EdgeLimits()
+    centre_timeout_s: float = TIMEOUT_S
+    advice_capacity: int = CAPACITY
+    first_wait_s: float = FIRST_WAIT_S
+
+
+def addresses(centre: str | Sequence[str]) -> list[str]:
+    """The addresses in HOST:PORT,HOST:PORT,... or a list of them."""
+    given = centre.split(",") if isinstance(centre, str) else centre
+    return [address.strip() for address in given]
+
+
+def check_centre(where: Sequence[str], tls: ClientTls | None, *, insecure_plaintext: bool) -> None:
+    """Refuse to speak to the centre in a way that others could read or forge. Raises UsageError with the remedy."""
+    beyond = [address for address in where if not is_loopback(address)]
+    if beyond and tls is None and not insecure_plaintext:
+        raise UsageError(
+            f"centre {beyond[0]}: is not on this machine, and without TLS others could read and change what it says: "
+            "give the authority of its certificate and this edge's own certificate and key"
+        )
+
+
+class Edge:
+    """See the module. `open` once, `close` once, in the same event loop."""
+
+    def __init__(
+        self,
+        centre: Sequence[str],
+        directory: Path,
+        keys: EdgeKeys,
+        tls: ClientTls | None = None,
+        settings: EdgeSettings | None = None,
+    ) -> None:
+        """Raises UsageError: an address, a certificate, or the data directory cannot be used."""
+        chosen = settings or EdgeSettings()
+        self.keys = keys
+        self.live = Live(keys.digest_key, rulebooks.load(None), chosen.limits, chosen.edge_limits)
+        self._settings = chosen
+        self._centre = Centre(centre, tls)
+        self._store = SnapshotStore(directory, keys)
+        self.sync = Sync(self.live, self._store, keys, self._centre, name=chosen.name)
+        self._stack = build(self.live, self._centre, timeout_s=chosen.centre_timeout_s)
+        self.sync.canary_ask = self._stack
+        self.advice = AdviceQueue(directory, keys.digest_key, capacity=chosen.advice_capacity)
+        self.settle = EdgeSettler(self.live, self._stack, self.advice, timeout_s=chosen.centre_timeout_s)
+        self.reporter = Reporter(self.sync, self._centre, advice=lambda: (self.advice.waiting, self.advice.dropped))
+        self._replaying: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Start following the centre; returns with the snapshot on the disk in use, or after a short wait for one."""
+        await self.sync.start(self._settings.first_wait_s)
+        self.reporter.start()
+        self._replaying = asyncio.create_task(self.advice.replay(self._stack, self.live), name="advice")
+
+    async def close(self) -> None:
+        """Stop everything; what waits to be asked again stays on the disk."""
+        if self._replaying is not None:
+            self._replaying.cancel()
+            await asyncio.gather(self._replaying, return_exceptions=True)
+        await self.reporter.stop()
+        await self.sync.stop()
+        await self._stack.close()
+        await self.advice.close()
+        await self._centre.close()

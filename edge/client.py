@@ -1,0 +1,292 @@
+"""The edge inside a booking system's own process: most checks end here, in microseconds, without leaving the thread.
+
+    check:  arguments -> Query -> lookup.begin -> Answer                            about 99 of 100
+                                        |-> NeedExact -> EdgeSettler -> Answer
+
+What `begin` can decide is decided before anything is awaited: no task, no lock, no timer. The data's age is looked at
+by comparing the clock with one number (`Live.fresh_until_ms`): past it the filter clears nobody, the centre is asked.
+
+One client per process and event loop. A fork leaves the client behind, unusable and told so: gRPC and the stream from
+the centre do not survive it.
+"""
+
+import asyncio
+import math
+import os
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from checker import keys as key_files
+from checker import wire
+from checker.core.decision import AnsweredBy, Decision, Outcome
+from checker.core.document import DocumentType
+from checker.core.freshness import AsOf, Limits
+from checker.core.lookup import EVERYTHING, NeedExact, Query, View, begin
+from checker.core.purchase import Purchase
+from checker.core.stand_in import EdgeLimits
+from checker.errors import InvalidRequest, UsageError
+from checker.keys import EdgeKeys
+from checker.rpc.decision_id import new_decision_id
+from edge.advice import CAPACITY, Advice
+from edge.answer import Answer
+from edge.assembly import FIRST_WAIT_S, Edge, EdgeSettings, addresses, check_centre
+from edge.centre import ClientTls
+from edge.live import Live
+from edge.remote import TIMEOUT_S
+from edge.request import Item, ItemTuple, Purchases, query
+from proto.checker.v1 import check_pb2 as pb
+from proto.checker.v1 import filter_pb2
+
+Callback: TypeAlias = Callable[[Advice], Awaitable[None] | None]
+
+_NOT_OPEN = "this client is not open: use it within `async with`, or call `open()` first"
+_CLOSED = "this client is closed: make and open another one"
+_FORKED = (
+    "this client was opened before the process was forked: open one in each process, after the fork (gunicorn: in "
+    "post_fork; multiprocessing: in the worker's initializer)"
+)
+_KEPT = frozenset({Outcome.BARRED, Outcome.UNKNOWN})
+_new: Callable[[type[Answer], tuple[Any, ...]], Answer] = tuple.__new__
+
+
+class EdgeClient:
+    """Answers checks in this process. asyncio; for threads see `BlockingEdgeClient`.
+
+    `centre`: HOST:PORT, several with commas or as a list (all of one centre). `data_dir`: this edge's own directory,
+    made with mode 700; processes of one edge may share it. `key`: the key file of `checker keys export-edge`. `tls`:
+    needed for a centre that is not on this machine. `name`: what the operator calls this edge.
+    Raises UsageError, here or in `open`, for whatever cannot work, with the remedy.
+    """
+
+    def __init__(
+        self,
+        centre: str | Sequence[str],
+        data_dir: str | Path,
+        key: str | Path | EdgeKeys,
+        *,
+        tls: ClientTls | None = None,
+        name: str = "",
+        insecure_plaintext: bool = False,
+        limits: Limits | None = None,
+        edge_limits: EdgeLimits | None = None,
+        centre_timeout_s: float = TIMEOUT_S,
+        advice_capacity: int = CAPACITY,
+        first_wait_s: float = FIRST_WAIT_S,
+    ) -> None:
+        self._centre = addresses(centre)
+        check_centre(self._centre, tls, insecure_plaintext=insecure_plaintext)
+        self._directory = Path(data_dir)
+        self._key = key
+        self._tls = tls
+        self._settings = EdgeSettings(
+            name,
+            limits or Limits(),
+            edge_limits or EdgeLimits(),
+            centre_timeout_s,
+            advice_capacity,
+            first_wait_s,
+        )
+        self._purchases = Purchases()
+        self._callbacks: list[Callback] = []
+        self._edge: Edge | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._live: Live | None = None  # set exactly while checks may be made
+        self._why_not = _NOT_OPEN
+
+    # Life
+
+    async def open(self) -> "EdgeClient":
+        """Start: a snapshot on the disk is used at once, the first one ever is waited for a few seconds. Returns self.
+
+        Works without the centre: then what the filter does not clear is UNKNOWN.
+        """
+        if self._edge is not None:
+            raise UsageError("this client is open already")
+        keys = self._key if isinstance(self._key, EdgeKeys) else key_files.load_edge(Path(self._key))
+        edge = Edge(self._centre, self._directory, keys, self._tls, self._settings)
+        try:
+            await edge.open()
+        except BaseException:
+            await edge.close()
+            raise
+        for callback in self._callbacks:
+            edge.advice.on_advice(callback)
+        self._edge, self._live, self._loop = edge, edge.live, asyncio.get_running_loop()
+        _open_clients.add(self)
+        return self
+
+    async def close(self) -> None:
+        """Stop. What waits to be asked again stays on the disk, for the next time."""
+        if self._why_not is _FORKED:
+            self._unusable()
+        edge, self._edge, self._live, self._why_not = self._edge, None, None, _CLOSED
+        _open_clients.discard(self)
+        if edge is not None:
+            await edge.close()
+
+    async def __aenter__(self) -> "EdgeClient":
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an edge client cannot be pickled or copied: open one in each process")
+
+    # Checks
+
+    async def check(
+        self,
+        purchase: Purchase,
+        document_type: DocumentType,
+        number: str,
+        *,
+        country: str = "",
+        name: str = "",
+        act_time: datetime | None = None,
+        service_time: datetime | None = None,
+        min_feed_sequence: int = 0,
+        timeout: float | None = None,  # noqa: ASYNC109 - a deadline, kept by answering, not by cancelling
+    ) -> Answer:
+        """May this document buy this? Always answers, within `timeout` seconds and at most the centre's time.
+
+        `name`: as the person gives it; without one, hits on documents other than resident IDs stay UNKNOWN. `country`:
+        ISO 3166-1 alpha-3, for foreign passports. `act_time`: of the purchase, now if None; `service_time`: of travel
+        or stay. `min_feed_sequence`: the answer must know the court feed at least this far.
+        Raises UsageError for a malformed question.
+        """
+        # A plain tuple: an Item would cost as much as a digest.
+        asked = (purchase, document_type, number, country, name, act_time, service_time, min_feed_sequence)
+        step = self.decide(asked)
+        if step.__class__ is Answer:
+            return step
+        (answer,) = await self.settle([step], timeout)  # type: ignore[list-item]
+        return answer
+
+    async def check_many(self, items: Iterable[Item], *, timeout: float | None = None) -> list[Answer]:  # noqa: ASYNC109
+        """Several questions, answered in order, on one state of filter and rules. Raises like `check`, naming the item.
+
+        What can be decided here is decided before anything is awaited.
+        """
+        steps = self.decide_many(items)
+        needs = [step for step in steps if isinstance(step, NeedExact)]
+        if needs:
+            settled = iter(await self.settle(needs, timeout))
+            return [next(settled) if isinstance(step, NeedExact) else step for step in steps]
+        return [step for step in steps if isinstance(step, Answer)]
+
+    async def check_request(self, request: pb.CheckRequest) -> pb.CheckResponse:
+        """The same for those who speak the contract. Raises InvalidRequest. `with_trace` is not honoured."""
+        view, now_ms = self._look()
+        try:
+            asked = wire.query(request, view.rulebook, now_ms)
+        except wire.Malformed as error:
+            raise InvalidRequest(error.violations) from None
+        if asked.key is not None:
+            raise InvalidRequest([("subject.key", "is for edges: send subject.document")])
+        step = self._begin(asked, view, now_ms)
+        if isinstance(step, NeedExact):
+            (step,) = await self.settle([step], None)
+        return step.response(request.item_id)
+
+    def decide(self, item: Item | ItemTuple) -> Answer | NeedExact:
+        """What can be said without waiting, from any thread: the answer, or what `settle` must conclude."""
+        view, now_ms = self._look()
+        return self._begin(query(self._purchases, item), view, now_ms)
+
+    def decide_many(self, items: Iterable[Item]) -> list[Answer | NeedExact]:
+        """`decide` for several, on one view."""
+        view, now_ms = self._look()
+        asked = []
+        for place, item in enumerate(items):
+            try:
+                asked.append(query(self._purchases, item))
+            except UsageError as error:
+                raise UsageError(f"items[{place}].{error}") from None
+        return [self._begin(one, view, now_ms) for one in asked]
+
+    async def settle(self, needs: Sequence[NeedExact], timeout: float | None) -> list[Answer]:  # noqa: ASYNC109
+        """Conclude what `decide` could not: in the event loop that opened the client."""
+        edge, loop = self._edge, asyncio.get_running_loop()
+        if edge is None:
+            self._unusable()
+        if loop is not self._loop:
+            raise UsageError("this client was opened in another event loop: open one in each")
+        if edge.live.fresh_until_ms <= _now_ms():
+            edge.live.refresh()
+        settled = await edge.settle(needs, math.inf if timeout is None else loop.time() + timeout)
+        now_ms = _now_ms()
+        return [
+            _concluded(need, decision, settled.as_of, now_ms)
+            for need, decision in zip(needs, settled.decisions, strict=True)
+        ]
+
+    # What happens later, and how it goes
+
+    def on_advice(self, callback: Callback) -> None:
+        """Call back (a function or coroutine function) with later word on sales that went on as UNKNOWN."""
+        self._callbacks.append(callback)
+        if self._edge is not None:
+            self._edge.advice.on_advice(callback)
+
+    def status(self) -> filter_pb2.EdgeStatus:
+        """How the edge is doing: snapshot, lag, centre, numbers, alarms."""
+        if self._edge is None:
+            self._unusable()
+        return self._edge.reporter.status()
+
+    def _look(self) -> tuple[View, int]:
+        live = self._live
+        if live is None:
+            self._unusable()
+        now_ms = _now_ms()
+        view = live.view
+        if now_ms >= live.fresh_until_ms:  # the event loop's own look is due, see `settle`
+            view = view._replace(filter=EVERYTHING)
+        return view, now_ms
+
+    def _begin(self, asked: Query, view: View, now_ms: int) -> Answer | NeedExact:
+        self._live.numbers.checks += 1  # type: ignore[union-attr] # `_look` came before
+        step = begin(asked, view, now_ms)
+        if step.__class__ is NeedExact:
+            return step
+        return _new(Answer, (step, view.rulebook, view.as_of, now_ms))
+
+    def _unusable(self) -> NoReturn:
+        raise UsageError(self._why_not)
+
+    def _forked(self) -> None:
+        self._live, self._why_not = None, _FORKED
+        if self._edge is not None:
+            _left_behind.append(self._edge)
+        self._edge = None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _concluded(need: NeedExact, decision: Decision, as_of: AsOf, now_ms: int) -> Answer:
+    if decision.answered_by is AnsweredBy.INDEX:
+        decision = wire.for_seller(decision)
+    if decision.outcome in _KEPT and not decision.decision_id:
+        decision = decision._replace(decision_id=new_decision_id(now_ms))
+    return Answer(decision, need.view.rulebook, as_of, now_ms)
+
+
+_open_clients: "weakref.WeakSet[EdgeClient]" = weakref.WeakSet()
+_left_behind: list[Edge] = []
+"""The parent's edges in a forked child. They are kept: taking gRPC apart here would touch what is the parent's."""
+
+
+def _after_fork() -> None:
+    for client in list(_open_clients):
+        client._forked()  # noqa: SLF001 - the same module's own
+    _open_clients.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
