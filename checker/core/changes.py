@@ -13,6 +13,7 @@ from checker.core.freshness import AsOf
 from checker.core.key import DigestKey
 
 JOURNAL_ID_BYTES = 8
+_MANIFEST = b"xianxiao/manifest/1\0"
 _PLACE = Struct(">8sQ")
 _HEARTBEAT = Struct(">8sQQqqqqQ16s32s?")
 
@@ -34,6 +35,11 @@ class Heartbeat(NamedTuple):
     centre_id: bytes  # 16 bytes; zeros: nothing published yet
     rulebook_sha256: bytes  # 32 bytes
     signing_off: bool
+
+
+def signed_manifest(manifest: bytes) -> bytes:
+    """What the centre's signature of a serialised Manifest is over: it fits nothing else that key signs."""
+    return _MANIFEST + manifest
 
 
 def additions_seal(key: DigestKey, base: Position, position: Position, keys: Iterable[bytes]) -> bytes:

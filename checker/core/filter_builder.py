@@ -17,14 +17,20 @@ import numpy.typing as npt
 from checker.core.filter import KEY_BYTES, DigestFilter
 
 MIN_CAPACITY = 1000
+HEADROOM = 1.1
 _CHUNK = 1 << 16  # keys; 2 MB of temporaries
 
 Keys = npt.NDArray[np.uint8] | bytes
 _Halves = npt.NDArray[np.uint64]
 
 
-def build(keys: Keys, error_rate: float = 1e-4, headroom: float = 1.1) -> DigestFilter:
-    """A filter holding `keys`, an array of shape (n, 16) or their concatenation, sized for n * headroom keys.
+def capacity(count: int, headroom: float = HEADROOM) -> int:
+    """How many keys a filter is sized for that is built from `count`."""
+    return max(MIN_CAPACITY, math.ceil(count * headroom))
+
+
+def build(keys: Keys, error_rate: float = 1e-4, headroom: float = HEADROOM) -> DigestFilter:
+    """A filter holding `keys`, an array of shape (n, 16) or their concatenation, sized for `capacity(n, headroom)`.
 
     `count` becomes n, so give each key once. Raises ValueError for other shapes, an error rate outside (0, 1), or a
     headroom below 1.
@@ -32,7 +38,7 @@ def build(keys: Keys, error_rate: float = 1e-4, headroom: float = 1.1) -> Digest
     if not headroom >= 1:
         raise ValueError(f"headroom must be at least 1, not {headroom}")
     halves = _as_halves(keys)
-    made = DigestFilter(max(MIN_CAPACITY, math.ceil(len(halves) * headroom)), error_rate)
+    made = DigestFilter(capacity(len(halves), headroom), error_rate)
     _set_bits(made, halves)
     made.count = len(halves)
     return made

@@ -135,7 +135,7 @@ class ExactIndex(Protocol):
         """How many keys have been lifted since the index was made; may count one twice. Tells when to build anew."""
 
     async def identity(self) -> tuple[str, ...]:
-        """Which servers hold the data, and how it is spread over them: a scan is whole only if this did not change."""
+        """Which servers hold what, and how it is spread over them: a scan is whole only if this did not change."""
 
     async def journal_end(self) -> Position:
         """The present end of the journal: note it before a scan."""

@@ -477,9 +477,10 @@ class RedisIndex:
         return int(await self._store.one(name, pack((b"HGET", name, b"lifted"))) or 0)
 
     async def identity(self) -> tuple[str, ...]:
-        self._current()
+        generation = self._current().number
         await self._routing.refresh()
-        return (*sorted(await self._store.identities()), f"slots {self._routing.version}")
+        slots = f"slots {self._routing.version}"
+        return (*sorted(await self._store.identities()), slots, f"generation {generation}")
 
     async def journal_end(self) -> Position:
         generation = self._current()

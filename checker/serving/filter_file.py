@@ -5,13 +5,16 @@ read only by the node that wrote it. It names the journal position noted *before
 the scan is either in it or in the journal after it.
 """
 
+import asyncio
 import mmap
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from checker.core import container, filter_builder
 from checker.core.filter import DigestFilter
@@ -27,34 +30,71 @@ def path_in(state: Path) -> Path:
     return state / NAME
 
 
+class Scan(NamedTuple):
+    """Who is listed: the one source of every filter."""
+
+    keys: npt.NDArray[np.uint8]  # shape (n, 16), each key once
+    position: Position  # of the journal, noted before: what was added since is in the scan or behind this
+    head: Head  # likewise
+
+
+async def scan(index: ExactIndex) -> Scan:
+    """Every listed key. Raises IndexUnavailable when the store is lost on the way."""
+    position = await index.journal_end()
+    head = await index.head()
+    gathered = bytearray()
+    async for batch in index.scan():
+        gathered += b"".join(batch)
+    return Scan(await asyncio.to_thread(_distinct, gathered), position, head)
+
+
+def _distinct(gathered: bytearray) -> npt.NDArray[np.uint8]:
+    """The keys, each once. A scan may see one twice, which a filter does not mind but its count would.
+
+    Keys are uniform, so two that agree in one half are nearly always the same: only those are compared whole.
+    """
+    keys = np.frombuffer(gathered, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+    halves = keys.view("<u8")[:, 0] if len(keys) else np.empty(0, "<u8")
+    ordered = np.sort(halves)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
+        return keys
+    doubtful = np.isin(halves, twice)
+    once = np.unique(keys[doubtful].view("V16").ravel()).view(np.uint8).reshape(-1, DIGEST_BYTES)
+    return np.concatenate((keys[~doubtful], once))
+
+
 async def build(
     index: ExactIndex, key: DigestKey, rulebook: Rulebook, error_rate: float, clock_ms: Callable[[], int]
 ) -> tuple[container.Header, DigestFilter]:
     """Scan the index into a new filter. Raises IndexUnavailable when the store is lost on the way."""
-    position = await index.journal_end()
-    head = await index.head()
-    batches = [b"".join(batch) async for batch in index.scan()]
-    keys = np.frombuffer(b"".join(batches), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
-    # A scan may see a key twice; the filter does not mind, its count would.
-    keys = np.unique(keys.view("V16").ravel()).view(np.uint8).reshape(-1, DIGEST_BYTES) if len(keys) else keys
-    built = filter_builder.build(keys, error_rate)
-    return _header(built, key, rulebook, position, head, clock_ms()), built
+    scanned = await scan(index)
+    built = await asyncio.to_thread(filter_builder.build, scanned.keys, error_rate)
+    return header(built, key, rulebook, scanned, clock_ms()), built
 
 
-def _header(
-    built: DigestFilter, key: DigestKey, rulebook: Rulebook, position: Position, head: Head, now_ms: int
+def header(
+    built: DigestFilter,
+    key: DigestKey,
+    rulebook: Rulebook,
+    scanned: Scan,
+    now_ms: int,
+    *,
+    centre_id: bytes = bytes(16),
+    epoch: int = 0,
 ) -> container.Header:
+    """What goes before the filter built from a scan; without centre and epoch: a checker's own."""
     return container.Header(
         derivation=container.DERIVATION,
         key_id=key.key_id,
         key_check=key.check_value,
         parameters=built.parameters(),
-        centre_id=bytes(16),
-        epoch=0,
-        journal_id=position.journal_id,
-        journal_position=position.entry,
-        feed_sequence=head.feed_sequence,
-        feed_time_ms=head.feed_time_ms,
+        centre_id=centre_id,
+        epoch=epoch,
+        journal_id=scanned.position.journal_id,
+        journal_position=scanned.position.entry,
+        feed_sequence=scanned.head.feed_sequence,
+        feed_time_ms=scanned.head.feed_time_ms,
         rulebook_version=rulebook.version,
         rulebook_sha256=rulebook.sha256,
         built_ms=now_ms,
