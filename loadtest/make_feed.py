@@ -59,6 +59,7 @@ COLUMNS = (
     "reason",
     "why",
 )
+OTHER_NAME = "another's name"  # in a row's `why`: the number is listed under another name
 FEED, MANIFEST, PEOPLE, BROKEN = "feed.jsonl", "feed.jsonl.manifest.json", "people.csv", "broken.csv"
 
 _DAY_MS = 86_400_000
@@ -790,7 +791,7 @@ class _Asker:
         tells_itself = kind == "UNSPECIFIED" and paper.type in law.NAME_MAY_BE_ABSENT
         draw = random.random()
         if plain and barred and draw < 0.06:
-            name, why = DIFFERS, f"{why}; another's name"
+            name, why = DIFFERS, f"{why}; {OTHER_NAME}"
         elif needs_name and plain and barred and draw < 0.2 and not tells_itself:
             name, why = ABSENT, f"{why}; name missing"
         spelling = person.stranger if name == DIFFERS else random.choice(person.spellings)

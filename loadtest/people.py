@@ -88,12 +88,27 @@ _OLD_CARDS = ("KAZ110090123105", "USA110080010108", "CAN440085022910")  # printe
 _ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
 _ENTITY_HEADS = ("91", "92", "93", "12", "52", "N2")  # registering department and kind; area 710000 follows
 # 996-999 once meant births before 1900; a card ending in 000 looks like one that a spreadsheet has rounded.
-_SERIALS = tuple(f"{serial:03d}" for serial in range(1, 996) if serial % 100)
+SERIALS = tuple(f"{serial:03d}" for serial in range(1, 996) if serial % 100)
 _STEP = 1_000_003_301  # prime, dividing none of the ranges' sizes: n -> n * step mod size meets every number once
 
 
 def _days(first: date, last: date) -> list[str]:
     return [(first + timedelta(days=n)).strftime("%Y%m%d") for n in range((last - first).days + 1)]
+
+
+UNLISTED_YEARS = (1800, 1899)
+"""Birth years of nobody in a made feed: the people whom `loadtest.workload` invents while it runs."""
+
+
+def unlisted_heads(document_type: str) -> list[str]:
+    """The first 14 of the 18 digits of all cards of this type whose bearers are in no made feed; SERIALS go on."""
+    areas: Sequence[str] = {
+        RESIDENT_ID: _AREAS,
+        HMT_RESIDENCE_PERMIT: ("810000", "820000", "830000"),
+        FOREIGN_PERMANENT_RESIDENT_ID: [f"9{_PROVINCES[0]}{country}" for country in _COUNTRIES],
+    }[document_type]
+    days = [day for year in UNLISTED_YEARS for day in _days(date(year, 1, 1), date(year, 12, 31))]
+    return [area + day for area in areas for day in days]
 
 
 def years_before(day: date, years: int) -> date:
@@ -125,12 +140,12 @@ class Numbers:
         return (given * _STEP + self._shift) % size
 
     def _card(self, pool: str, heads: Sequence[str], days: Sequence[str]) -> str:
-        place = self._next(pool, len(heads) * len(days) * len(_SERIALS))
+        place = self._next(pool, len(heads) * len(days) * len(SERIALS))
         if place is None:
             raise ValueError(f"more people than synthetic numbers of the kind {pool!r}: ask for fewer people")
-        place, serial = divmod(place, len(_SERIALS))
+        place, serial = divmod(place, len(SERIALS))
         head, day = divmod(place, len(days))
-        body = f"{heads[head]}{days[day]}{_SERIALS[serial]}"
+        body = f"{heads[head]}{days[day]}{SERIALS[serial]}"
         return body + mod_11_2(body)
 
     def resident(self) -> str:
@@ -148,10 +163,10 @@ class Numbers:
     def born_on(self, day: date) -> str | None:
         """A resident ID, area 710000, of somebody born on `day`; None when the 986 of that day are used up."""
         text = day.strftime("%Y%m%d")
-        serial = self._next(text, len(_SERIALS))
+        serial = self._next(text, len(SERIALS))
         if serial is None:
             return None
-        body = f"710000{text}{_SERIALS[serial]}"
+        body = f"710000{text}{SERIALS[serial]}"
         return body + mod_11_2(body)
 
     def residence_permit(self) -> str:
