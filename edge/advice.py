@@ -252,7 +252,7 @@ class AdviceQueue:
             while True:
                 changed = self._changed
                 try:
-                    ready.extend(await self._in_thread(self._store.take, caller, AT_ONCE))
+                    ready.extend(await self._in_thread(self._store.take, caller, AT_ONCE, self._clock_ms()))
                 except sqlite3.Error as error:
                     _log.error("the advice queue cannot be read: %s", describe(error))
                 while ready:
@@ -416,18 +416,18 @@ class _Store:
                     told = (int(verdict.outcome), int(verdict.reason), centre_id, asked_ms, now_ms)
                     _offer(run, (decision_id, caller, *told))
                 self._remove(run, entry)
-            run("DELETE FROM settled WHERE settled_ms <= ?", (now_ms - self._expiry_ms,))  # nobody came for them
             over = run("SELECT count(*) FROM settled").fetchone()[0] - self._capacity
             if over > 0:
                 run("DELETE FROM settled WHERE id IN (SELECT id FROM settled ORDER BY id LIMIT ?)", (over,))
                 self.dropped += over
         return self._waiting()
 
-    def take(self, caller: str | None, limit: int) -> list[Advice]:
+    def take(self, caller: str | None, limit: int, now_ms: int) -> list[Advice]:
         """The oldest outcomes that this caller may see: they are its own from now on."""
         if self._file.execute("SELECT 1 FROM settled LIMIT 1").fetchone() is None:
             return []
         with self._transaction() as run:
+            self._let_go(run, now_ms)
             taken = run(
                 "DELETE FROM settled WHERE id IN (SELECT id FROM settled WHERE ?1 IS NULL OR caller = ?1 ORDER BY id"
                 " LIMIT ?2) RETURNING id, decision_id, caller, outcome, reason, centre_decision_id, asked_ms,"
@@ -463,11 +463,16 @@ class _Store:
         """Let go of what has expired, and of the oldest beyond what there is room for."""
         for (entry,) in run("SELECT entry FROM waiting WHERE expires_ms <= ?", (now_ms,)).fetchall():
             self._remove(run, entry)
+        self._let_go(run, now_ms)
         over = run("SELECT count(*) FROM asked").fetchone()[0] - self._capacity
         if over > 0:
             run("DELETE FROM asked WHERE id IN (SELECT id FROM asked ORDER BY id LIMIT ?)", (over,))
             run("DELETE FROM waiting WHERE NOT EXISTS (SELECT 1 FROM asked WHERE asked.entry = waiting.entry)")
             self.dropped += over
+
+    def _let_go(self, run: Any, now_ms: int) -> None:
+        """Outcomes that nobody came for."""
+        run("DELETE FROM settled WHERE settled_ms <= ?", (now_ms - self._expiry_ms,))
 
     def _remove(self, run: Any, entry: int) -> int:
         run("DELETE FROM waiting WHERE entry = ?", (entry,))
