@@ -1,4 +1,4 @@
-"""One worker process of `checker serve`, put together; and the companion that keeps the node's filter and metrics page.
+"""One worker process of `checker serve`, put together; and the companion: filter file, epochs, metrics page.
 
     index -> follower -> LiveFilter <- CheckServicer -> IndexSettler -> index
                  |                          |-> EvidenceSpool
@@ -45,6 +45,7 @@ from checker.serving.filter_service import FILTER_SERVICE, Admitted, FilterServi
 from checker.serving.follower import Follower
 from checker.serving.hub import Hub
 from checker.serving.keeper import Keeper
+from checker.serving.publisher import Publisher
 from checker.serving.settle import IndexSettler, wall_clock_ms
 from proto.checker.v1 import check_pb2_grpc, filter_pb2_grpc
 
@@ -117,7 +118,7 @@ async def _work(context: WorkerContext, node: Node) -> None:
     try:
         await open_with_patience(index, index_key, 15)
         live = LiveFilter(View(rulebook, key, EVERYTHING, AsOf(0, 0, 0, 0), settings.limits))
-        keeping: asyncio.Task[None] | None = None
+        keeping: list[asyncio.Task[None]] = []
         stop_page: Callable[[], None] | None = None
         if settings.index.startswith("memory:"):
             keeping = await _keep_here(index, keys, key, rulebook, node)
@@ -156,9 +157,8 @@ async def _work(context: WorkerContext, node: Node) -> None:
         try:
             await serve(server, context.ready)
         finally:
-            for task in (reporting, keeping):
-                if task is not None:
-                    task.cancel()
+            for task in (reporting, *keeping):
+                task.cancel()
             await follower.stop()
             await hub.stop()
             if stop_page is not None:
@@ -178,13 +178,30 @@ def _settle_garbage() -> None:
 
 async def _keep_here(
     index: ExactIndex, keys: key_files.KeyFile, key: DigestKey, rulebook: Rulebook, node: Node
-) -> asyncio.Task[None]:
-    """memory: lives in this process alone, so its feed and its filter are kept here too."""
-    settings = node.settings
-    await node.fill(index, settings, keys)
-    keeper = Keeper(index, key, rulebook, node.filter, settings.filter_error_rate)
+) -> list[asyncio.Task[None]]:
+    """memory: lives in this process alone, so its feed, its filter and its epochs are kept here too."""
+    await node.fill(index, node.settings, keys)
+    keeper, publisher = _keepers(index, keys, key, rulebook, node)
     await keeper.ensure()
-    return asyncio.create_task(keeper.run(), name="keeper")
+    return _at_work(keeper, publisher)
+
+
+def _keepers(
+    index: ExactIndex, keys: key_files.KeyFile, key: DigestKey, rulebook: Rulebook, node: Node
+) -> tuple[Keeper, Publisher]:
+    settings = node.settings
+    error_rate = settings.filter_error_rate
+    return (
+        Keeper(index, key, rulebook, node.filter, error_rate),
+        Publisher(index, keys, rulebook, error_rate, settings.snapshot_hours),
+    )
+
+
+def _at_work(keeper: Keeper, publisher: Publisher) -> list[asyncio.Task[None]]:
+    return [
+        asyncio.create_task(keeper.run(), name="keeper"),
+        asyncio.create_task(publisher.run(), name="publisher"),
+    ]
 
 
 def _guard(context: WorkerContext, node: Node, calls: metrics.Calls, refused: dict[str, int]) -> Guard:
@@ -287,7 +304,7 @@ def _metrics_page(node: Node) -> Callable[[], None] | None:
 
 async def _accompany(context: WorkerContext, node: Node) -> None:
     settings = node.settings
-    _, key, index_key = _open_key(settings)
+    keys, key, index_key = _open_key(settings)
     rulebook = rulebooks.load(settings.rulebook)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -296,15 +313,17 @@ async def _accompany(context: WorkerContext, node: Node) -> None:
     index = open_index(settings.index)
     try:
         await open_with_patience(index, index_key, 15)
-        keeper = Keeper(index, key, rulebook, node.filter, settings.filter_error_rate)
+        keeper, publisher = _keepers(index, keys, key, rulebook, node)
         await keeper.ensure()
         context.ready("")
-        keeping = asyncio.create_task(keeper.run(), name="keeper")
+        working = _at_work(keeper, publisher)
         waiting = asyncio.create_task(stop.wait())
-        await asyncio.wait({keeping, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if keeping.done():
-            keeping.result()  # a bug: end with its traceback's frames, to be started again
-        keeping.cancel()
+        await asyncio.wait({*working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        for task in working:
+            if task.done():
+                task.result()  # a bug: end with its traceback's frames, to be started again
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
     finally:
         if stop_page is not None:
             stop_page()
