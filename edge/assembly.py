@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from checker import rulebooks
-from checker.core.freshness import Limits
+from checker.core.freshness import HOUR_MS, MINUTE_MS, Limits
 from checker.core.stand_in import EdgeLimits
 from checker.errors import UsageError
 from checker.keys import EdgeKeys
@@ -33,15 +33,29 @@ FIRST_WAIT_S = 5.0
 
 
 class EdgeSettings(NamedTuple):
-    """`name`: what the operator calls this edge; at most 64 characters. `centre_timeout_s`: the longest a sale waits
-    for the centre. `advice_capacity`: answers that wait to be asked again."""
+    """How an edge answers.
 
-    name: str = ""
-    limits: Limits = Limits()
-    edge_limits: EdgeLimits = EdgeLimits()
-    centre_timeout_s: float = TIMEOUT_S
+    `fresh_seconds`, `stale_hours`: how far its filter may lag behind the centre and still clear whom it does not hold,
+    without and with the remark STALE_DATA (`edge rules` prints the table). `feed_warn_minutes`: a court feed silent for
+    longer earns STALE_DATA. `centre_timeout_ms`: the longest a sale waits for the centre. `advice_capacity`: answers
+    that wait to be asked again.
+    """
+
+    fresh_seconds: int = 60
+    stale_hours: int = 24
+    feed_warn_minutes: int = 15
+    centre_timeout_ms: int = int(TIMEOUT_S * 1000)
     advice_capacity: int = CAPACITY
-    first_wait_s: float = FIRST_WAIT_S
+
+    @property
+    def limits(self) -> Limits:
+        """The feed's age, as core wants it. Whether it may bar is for the centre to say."""
+        return Limits(warn_ms=self.feed_warn_minutes * MINUTE_MS)
+
+    @property
+    def edge_limits(self) -> EdgeLimits:
+        """The filter's age, as core wants it."""
+        return EdgeLimits(self.fresh_seconds * 1000, self.stale_hours * HOUR_MS)
 
 
 def addresses(centre: str | Sequence[str]) -> list[str]:
@@ -69,26 +83,30 @@ class Edge:
         directory: Path,
         keys: EdgeKeys,
         tls: ClientTls | None = None,
+        *,
+        name: str = "",
         settings: EdgeSettings | None = None,
+        first_wait_s: float = FIRST_WAIT_S,
     ) -> None:
         """Raises UsageError: an address, a certificate, or the data directory cannot be used."""
         chosen = settings or EdgeSettings()
         self.keys = keys
         self.live = Live(keys.digest_key, rulebooks.load(None), chosen.limits, chosen.edge_limits)
-        self._settings = chosen
+        self._first_wait_s = first_wait_s
         self._centre = Centre(centre, tls)
         self._store = SnapshotStore(directory, keys)
-        self.sync = Sync(self.live, self._store, keys, self._centre, name=chosen.name)
-        self._stack = build(self.live, self._centre, timeout_s=chosen.centre_timeout_s)
+        self.sync = Sync(self.live, self._store, keys, self._centre, name=name)
+        timeout_s = chosen.centre_timeout_ms / 1000
+        self._stack = build(self.live, self._centre, timeout_s=timeout_s)
         self.sync.canary_ask = self._stack
         self.advice = AdviceQueue(directory, keys.digest_key, capacity=chosen.advice_capacity)
-        self.settle = EdgeSettler(self.live, self._stack, self.advice, timeout_s=chosen.centre_timeout_s)
+        self.settle = EdgeSettler(self.live, self._stack, self.advice, timeout_s=timeout_s)
         self.reporter = Reporter(self.sync, self._centre, advice=lambda: (self.advice.waiting, self.advice.dropped))
         self._replaying: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Start following the centre; returns with the snapshot on the disk in use, or after a short wait for one."""
-        await self.sync.start(self._settings.first_wait_s)
+        await self.sync.start(self._first_wait_s)
         self.reporter.start()
         self._replaying = asyncio.create_task(self.advice.replay(self._stack, self.live), name="advice")
 

@@ -12,53 +12,45 @@ the centre do not survive it.
 
 import asyncio
 import math
-import os
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from checker import keys as key_files
 from checker import wire
 from checker.core.decision import AnsweredBy, Decision, Outcome
 from checker.core.document import DocumentType
-from checker.core.freshness import AsOf, Limits
+from checker.core.freshness import AsOf
 from checker.core.lookup import EVERYTHING, NeedExact, Query, View, begin
 from checker.core.purchase import Purchase
-from checker.core.stand_in import EdgeLimits
 from checker.errors import InvalidRequest, UsageError
 from checker.keys import EdgeKeys
 from checker.rpc.decision_id import new_decision_id
-from edge.advice import CAPACITY, Advice
+from edge.advice import Advice
 from edge.answer import Answer
-from edge.assembly import FIRST_WAIT_S, Edge, EdgeSettings, addresses, check_centre
+from edge.assembly import Edge, EdgeSettings, addresses, check_centre
 from edge.centre import ClientTls
+from edge.lifetime import Lifetime
 from edge.live import Live
-from edge.remote import TIMEOUT_S
 from edge.request import Item, ItemTuple, Purchases, query
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import filter_pb2
 
 Callback: TypeAlias = Callable[[Advice], Awaitable[None] | None]
 
-_NOT_OPEN = "this client is not open: use it within `async with`, or call `open()` first"
-_CLOSED = "this client is closed: make and open another one"
-_FORKED = (
-    "this client was opened before the process was forked: open one in each process, after the fork (gunicorn: in "
-    "post_fork; multiprocessing: in the worker's initializer)"
-)
 _KEPT = frozenset({Outcome.BARRED, Outcome.UNKNOWN})
 _new: Callable[[type[Answer], tuple[Any, ...]], Answer] = tuple.__new__
 
 
-class EdgeClient:
+class EdgeClient(Lifetime):
     """Answers checks in this process. asyncio; for threads see `BlockingEdgeClient`.
 
     `centre`: HOST:PORT, several with commas or as a list (all of one centre). `data_dir`: this edge's own directory,
     made with mode 700; processes of one edge may share it. `key`: the key file of `checker keys export-edge`. `tls`:
-    needed for a centre that is not on this machine. `name`: what the operator calls this edge.
+    needed for a centre that is not on this machine, unless `insecure_plaintext`. `name`: what the operator calls this
+    edge, at most 64 characters.
     Raises UsageError, here or in `open`, for whatever cannot work, with the remedy.
     """
 
@@ -70,32 +62,21 @@ class EdgeClient:
         *,
         tls: ClientTls | None = None,
         name: str = "",
+        settings: EdgeSettings | None = None,
         insecure_plaintext: bool = False,
-        limits: Limits | None = None,
-        edge_limits: EdgeLimits | None = None,
-        centre_timeout_s: float = TIMEOUT_S,
-        advice_capacity: int = CAPACITY,
-        first_wait_s: float = FIRST_WAIT_S,
     ) -> None:
+        super().__init__()
         self._centre = addresses(centre)
         check_centre(self._centre, tls, insecure_plaintext=insecure_plaintext)
         self._directory = Path(data_dir)
         self._key = key
         self._tls = tls
-        self._settings = EdgeSettings(
-            name,
-            limits or Limits(),
-            edge_limits or EdgeLimits(),
-            centre_timeout_s,
-            advice_capacity,
-            first_wait_s,
-        )
+        self._name = name
+        self._settings = settings
         self._purchases = Purchases()
         self._callbacks: list[Callback] = []
         self._edge: Edge | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._live: Live | None = None  # set exactly while checks may be made
-        self._why_not = _NOT_OPEN
 
     # Life
 
@@ -104,10 +85,9 @@ class EdgeClient:
 
         Works without the centre: then what the filter does not clear is UNKNOWN.
         """
-        if self._edge is not None:
-            raise UsageError("this client is open already")
+        self._require_not_open()
         keys = self._key if isinstance(self._key, EdgeKeys) else key_files.load_edge(Path(self._key))
-        edge = Edge(self._centre, self._directory, keys, self._tls, self._settings)
+        edge = Edge(self._centre, self._directory, keys, self._tls, name=self._name, settings=self._settings)
         try:
             await edge.open()
         except BaseException:
@@ -115,16 +95,14 @@ class EdgeClient:
             raise
         for callback in self._callbacks:
             edge.advice.on_advice(callback)
-        self._edge, self._live, self._loop = edge, edge.live, asyncio.get_running_loop()
-        _open_clients.add(self)
+        self._edge, self._live = edge, edge.live
+        self._begin_life()
         return self
 
     async def close(self) -> None:
         """Stop. What waits to be asked again stays on the disk, for the next time."""
-        if self._why_not is _FORKED:
-            self._unusable()
-        edge, self._edge, self._live, self._why_not = self._edge, None, None, _CLOSED
-        _open_clients.discard(self)
+        self._end_life()
+        edge, self._edge, self._live = self._edge, None, None
         if edge is not None:
             await edge.close()
 
@@ -134,8 +112,10 @@ class EdgeClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an edge client cannot be pickled or copied: open one in each process")
+    def _forked(self) -> Edge | None:
+        super()._forked()
+        edge, self._edge, self._live = self._edge, None, None
+        return edge
 
     # Checks
 
@@ -181,17 +161,12 @@ class EdgeClient:
 
     async def check_request(self, request: pb.CheckRequest) -> pb.CheckResponse:
         """The same for those who speak the contract. Raises InvalidRequest. `with_trace` is not honoured."""
-        view, now_ms = self._look()
-        try:
-            asked = wire.query(request, view.rulebook, now_ms)
-        except wire.Malformed as error:
-            raise InvalidRequest(error.violations) from None
-        if asked.key is not None:
-            raise InvalidRequest([("subject.key", "is for edges: send subject.document")])
-        step = self._begin(asked, view, now_ms)
+        step = self.decide_request(request)
         if isinstance(step, NeedExact):
             (step,) = await self.settle([step], None)
         return step.response(request.item_id)
+
+    # The same in two halves, for those who are not in the event loop
 
     def decide(self, item: Item | ItemTuple) -> Answer | NeedExact:
         """What can be said without waiting, from any thread: the answer, or what `settle` must conclude."""
@@ -209,13 +184,21 @@ class EdgeClient:
                 raise UsageError(f"items[{place}].{error}") from None
         return [self._begin(one, view, now_ms) for one in asked]
 
+    def decide_request(self, request: pb.CheckRequest) -> Answer | NeedExact:
+        """`decide` for a request of the contract."""
+        view, now_ms = self._look()
+        try:
+            asked = wire.query(request, view.rulebook, now_ms)
+        except wire.Malformed as error:
+            raise InvalidRequest(error.violations) from None
+        if asked.key is not None:
+            raise InvalidRequest([("subject.key", "is for edges: send subject.document")])
+        return self._begin(asked, view, now_ms)
+
     async def settle(self, needs: Sequence[NeedExact], timeout: float | None) -> list[Answer]:  # noqa: ASYNC109
         """Conclude what `decide` could not: in the event loop that opened the client."""
-        edge, loop = self._edge, asyncio.get_running_loop()
-        if edge is None:
-            self._unusable()
-        if loop is not self._loop:
-            raise UsageError("this client was opened in another event loop: open one in each")
+        self._require_open()
+        edge, loop = self.edge, asyncio.get_running_loop()
         if edge.live.fresh_until_ms <= _now_ms():
             edge.live.refresh()
         settled = await edge.settle(needs, math.inf if timeout is None else loop.time() + timeout)
@@ -235,14 +218,19 @@ class EdgeClient:
 
     def status(self) -> filter_pb2.EdgeStatus:
         """How the edge is doing: snapshot, lag, centre, numbers, alarms."""
+        return self.edge.reporter.status()
+
+    @property
+    def edge(self) -> Edge:
+        """The parts within. Raises UsageError unless this client is open."""
         if self._edge is None:
-            self._unusable()
-        return self._edge.reporter.status()
+            self._refuse()
+        return self._edge
 
     def _look(self) -> tuple[View, int]:
         live = self._live
         if live is None:
-            self._unusable()
+            self._refuse()
         now_ms = _now_ms()
         view = live.view
         if now_ms >= live.fresh_until_ms:  # the event loop's own look is due, see `settle`
@@ -256,15 +244,6 @@ class EdgeClient:
             return step
         return _new(Answer, (step, view.rulebook, view.as_of, now_ms))
 
-    def _unusable(self) -> NoReturn:
-        raise UsageError(self._why_not)
-
-    def _forked(self) -> None:
-        self._live, self._why_not = None, _FORKED
-        if self._edge is not None:
-            _left_behind.append(self._edge)
-        self._edge = None
-
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
@@ -276,17 +255,3 @@ def _concluded(need: NeedExact, decision: Decision, as_of: AsOf, now_ms: int) ->
     if decision.outcome in _KEPT and not decision.decision_id:
         decision = decision._replace(decision_id=new_decision_id(now_ms))
     return Answer(decision, need.view.rulebook, as_of, now_ms)
-
-
-_open_clients: "weakref.WeakSet[EdgeClient]" = weakref.WeakSet()
-_left_behind: list[Edge] = []
-"""The parent's edges in a forked child. They are kept: taking gRPC apart here would touch what is the parent's."""
-
-
-def _after_fork() -> None:
-    for client in list(_open_clients):
-        client._forked()  # noqa: SLF001 - the same module's own
-    _open_clients.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)

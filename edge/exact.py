@@ -15,14 +15,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from checker.core.stand_in import Age, Failure
 from checker.wire import MAX_BATCH
 from edge.live import Live
 from edge.question import Ask, CentreFailed, Question, Verdict
 
-Send = Callable[[Sequence[Question], float], Awaitable[Sequence[Verdict | CentreFailed]]]
+Q = TypeVar("Q")
+A = TypeVar("A")
+Send = Callable[[Sequence[Q], float], Awaitable[Sequence[A | CentreFailed]]]
 """Ask questions together, to be answered by this event-loop time: an answer or a failure for each, in order."""
 
 CACHE_KEYS = 65_536
@@ -175,32 +177,32 @@ class SingleFlight:
                     waiting.set_result(None)
 
 
-class _Waiting(NamedTuple):
-    question: Question
+class _Waiting(NamedTuple, Generic[Q, A]):
+    question: Q
     deadline: float
-    answer: asyncio.Future[Verdict]
+    answer: asyncio.Future[A]
 
 
-class Coalescer:
+class Coalescer(Generic[Q, A]):
     """See the module. Beyond `in_flight` batches questions wait and make the next one larger, of at most `largest`.
 
     `on_sent`: told of each batch at the moment it leaves.
     """
 
-    def __init__(self, send: Send, *, in_flight: int = BATCHES_IN_FLIGHT, largest: int = MAX_BATCH) -> None:
-        self.on_sent: list[Callable[[Sequence[Question]], None]] = []
+    def __init__(self, send: Send[Q, A], *, in_flight: int = BATCHES_IN_FLIGHT, largest: int = MAX_BATCH) -> None:
+        self.on_sent: list[Callable[[Sequence[Q]], None]] = []
         self._send = send
         self._limit = in_flight
         self._largest = largest
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Waiting[Q, A]] = deque()
         self._due = False
         self._under_way: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, question: Question, deadline: float) -> Verdict:
+    async def __call__(self, question: Q, deadline: float) -> A:
         loop = asyncio.get_running_loop()
         if deadline - loop.time() < SHORTEST_S:
             raise CentreFailed(Failure.LATE, "too little time is left to ask the centre")
-        answer: asyncio.Future[Verdict] = loop.create_future()
+        answer: asyncio.Future[A] = loop.create_future()
         self._waiting.append(_Waiting(question, deadline, answer))
         if not self._due and len(self._under_way) < self._limit:
             self._due = True
@@ -223,7 +225,7 @@ class Coalescer:
     def _depart(self) -> None:
         self._due = False
         while self._waiting and len(self._under_way) < self._limit:
-            batch: list[_Waiting] = []
+            batch: list[_Waiting[Q, A]] = []
             while self._waiting and len(batch) < self._largest:
                 one = self._waiting.popleft()
                 if not one.answer.done():  # else its asker has gone
@@ -240,7 +242,7 @@ class Coalescer:
         self._under_way.discard(task)
         self._depart()
 
-    async def _carry(self, batch: Sequence[_Waiting], questions: Sequence[Question]) -> None:
+    async def _carry(self, batch: Sequence[_Waiting[Q, A]], questions: Sequence[Q]) -> None:
         try:
             _hand_out(batch, await self._send(questions, max(one.deadline for one in batch)))
         except asyncio.CancelledError:
@@ -253,16 +255,16 @@ class Coalescer:
 _CLOSING = "the edge is closing"
 
 
-def _hand_out(batch: Iterable[_Waiting], answers: Iterable[Verdict | Exception]) -> None:
+def _hand_out(batch: Iterable[_Waiting[Q, A]], answers: Iterable[A | Exception]) -> None:
     for one, answer in zip(batch, answers, strict=True):
         if one.answer.done():  # its asker has gone
             continue
-        if isinstance(answer, Verdict):
-            one.answer.set_result(answer)
-        else:
+        if isinstance(answer, Exception):
             one.answer.set_exception(answer)
+        else:
+            one.answer.set_result(answer)
 
 
-def _late(answer: "asyncio.Future[Verdict]") -> None:
+def _late(answer: "asyncio.Future[A]") -> None:
     if not answer.done():
         answer.set_exception(CentreFailed(Failure.LATE, "the centre did not answer in time"))

@@ -22,8 +22,8 @@ import logging
 import random
 from bisect import insort
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -32,11 +32,12 @@ from checker.core.decision import Advisory, AnsweredBy, Outcome, Reason
 from checker.core.freshness import AsOf
 from checker.core.stand_in import Failure
 from edge.centre import Centre
-from edge.live import Live
 from edge.question import CentreFailed, Question, Verdict
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import filter_pb2
 
+Q = TypeVar("Q")
+A = TypeVar("A")
 TIMEOUT_S = 0.1
 CONNECTIONS = 2
 HEDGE_SHARE, HEDGE_BURST = 0.05, 5.0
@@ -176,17 +177,36 @@ class _Address:
         self.shut_until = min(self.shut_until, now)
 
 
-class Remote:
-    """See the module. `send` is what `exact.Coalescer` sends with."""
+class Known(Protocol):
+    """What is known of the centre by other ways, and where its operator's alarms are kept."""
+
+    centre: filter_pb2.CentreState
+    alarms: dict[str, str]
+
+
+class Road(Generic[Q, A]):
+    """See the module. `send` is what `exact.Coalescer` sends with.
+
+    `request`: questions as a serialised BatchCheckRequest; `read`: an answer that is no error, in the asker's terms.
+    """
 
     def __init__(
-        self, centre: Centre, live: Live, *, timeout_s: float = TIMEOUT_S, connections: int = CONNECTIONS
+        self,
+        centre: Centre,
+        live: Known,
+        request: Callable[[Sequence[Q]], bytes],
+        read: Callable[[pb.CheckResponse], A],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        connections: int = CONNECTIONS,
     ) -> None:
         self.calls = 0
         self.hedges = 0
         self.retries = 0
         self._centre = centre
         self._live = live
+        self._request = request
+        self._read_one = read
         self._timeout_s = timeout_s
         self._addresses = [_Address(name, connections) for name in centre.addresses]
         self._hedge_budget = Budget(HEDGE_SHARE, HEDGE_BURST)
@@ -195,7 +215,7 @@ class Remote:
         self._was_reachable = False
         self._alarmed: dict[str, float] = {}  # what our alarms are about -> when last raised
 
-    async def send(self, questions: Sequence[Question], deadline: float) -> list[Verdict | CentreFailed]:
+    async def send(self, questions: Sequence[Q], deadline: float) -> list[A | CentreFailed]:
         """An answer or a failure for each of 1 to 1000 questions, in order, by `deadline` (`loop.time()`)."""
         now = asyncio.get_running_loop().time()
         until = min(deadline, now + self._timeout_s)
@@ -208,7 +228,7 @@ class Remote:
         self.calls += 1
         self._hedge_budget.earn()
         self._retry_budget.earn()
-        answers = await self._ask(first, _request(questions), len(questions), now, until)
+        answers = await self._ask(first, self._request(questions), len(questions), now, until)
         if isinstance(answers, _Missed):
             return self._fail(questions, answers.failure, answers.text)
         return self._read(answers)
@@ -330,8 +350,8 @@ class Remote:
 
     # The answers
 
-    def _read(self, answers: Sequence[pb.CheckResponse]) -> list[Verdict | CentreFailed]:
-        found: list[Verdict | CentreFailed] = []
+    def _read(self, answers: Sequence[pb.CheckResponse]) -> list[A | CentreFailed]:
+        found: list[A | CentreFailed] = []
         for answer in answers:
             if answer.HasField("error"):
                 code = _CODES.get(answer.error.code, grpc.StatusCode.UNKNOWN)
@@ -339,12 +359,12 @@ class Remote:
                 self._alarm(f"question {code.name}", f"the centre refuses a question, {code.name}: {remedy}")
                 found.append(CentreFailed(Failure.UNREACHABLE, f"the centre refuses this question, {code.name}"))
             else:
-                found.append(verdict(answer))
+                found.append(self._read_one(answer))
         if self._alarmed:
             self._drop_alarms()
         return found
 
-    def _fail(self, questions: Sequence[Question], failure: Failure, text: str) -> list[Verdict | CentreFailed]:
+    def _fail(self, questions: Sequence[Q], failure: Failure, text: str) -> list[A | CentreFailed]:
         if self._live.centre == filter_pb2.CENTRE_STATE_SIGNED_OFF:
             failure, text = Failure.SIGNED_OFF, "the centre has signed off"
         return [CentreFailed(failure, text) for _ in questions]
@@ -360,6 +380,15 @@ class Remote:
         for about in [about for about, raised in self._alarmed.items() if raised < oldest]:
             del self._alarmed[about]
             self._live.alarms.pop(about, None)
+
+
+class Remote(Road[Question, Verdict]):
+    """The road for an edge's questions."""
+
+    def __init__(
+        self, centre: Centre, live: Known, *, timeout_s: float = TIMEOUT_S, connections: int = CONNECTIONS
+    ) -> None:
+        super().__init__(centre, live, _request, verdict, timeout_s=timeout_s, connections=connections)
 
 
 def _request(questions: Sequence[Question]) -> bytes:

@@ -22,7 +22,7 @@ from edge.remote import CONNECTIONS, TIMEOUT_S, Remote
 class Stack:
     """The layers as one `Ask`, with what an operator may want to see of them."""
 
-    def __init__(self, ask: Ask, coalescer: Coalescer, remote: Remote) -> None:
+    def __init__(self, ask: Ask, coalescer: Coalescer[Question, Verdict], remote: Remote) -> None:
         self.remote = remote
         self._ask = ask
         self._coalescer = coalescer
