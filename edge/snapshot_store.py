@@ -9,8 +9,8 @@
     writer.lock          held by the one process that writes; the kernel drops it at that process's death
 
 Whatever is read is verified first: the container's hash and the centre's signature over it, the digest key by id and
-check value, the rulebook by the hash in the signed header. What is refused stays where it is, `refused` says why, and it
-is replaced by the next good download. A snapshot is put in place in one rename, after its rulebook, so that at every
+check value, the rulebook by the hash in the signed header. What is refused stays where it is, `refused` says why, and
+the next good download replaces it. A snapshot is put in place in one rename, after its rulebook, so that at every
 moment the directory holds a whole state: the old one or the new one. A log fits either (`edge.journal`).
 """
 
@@ -324,15 +324,17 @@ class SnapshotStore:
             self.discard(download)
             raise
         point("edge.install.verified")
-        with _writing(self.directory):
-            download.sync()
+        try:
+            with _writing(self.directory):
+                download.sync()
+                point("edge.install.synced")
+                os.rename(download.path, self._path)
+                self._stamp = _stamp(self._path)
+                point("edge.install.renamed")
+                _sync_folder(self.directory)
+                point("edge.install.done")
+        finally:
             download.close()
-            point("edge.install.synced")
-            os.rename(download.path, self._path)
-            self._stamp = _stamp(self._path)
-            point("edge.install.renamed")
-            _sync_folder(self.directory)
-            point("edge.install.done")
         return snapshot
 
     def _verified(self, download: Download) -> Snapshot:

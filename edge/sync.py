@@ -697,8 +697,8 @@ class Sync:
     def _retry_s(self, failures: int, error: Exception | None = None) -> float:
         """Full jitter (each waits a random part of a growing time), or a little more than the centre asked for."""
         if isinstance(error, Overloaded) and error.retry_s:
-            return error.retry_s * random.uniform(1, 1.5)  # noqa: S311 - spreads load
-        longest: float = min(self._pace.longest_retry, self._pace.first_retry * 2.0 ** min(failures, 16))
+            return float(error.retry_s) * random.uniform(1, 1.5)  # noqa: S311 - spreads load
+        longest = min(self._pace.longest_retry, self._pace.first_retry * 2 ** min(failures, 16))
         return random.uniform(0, longest)  # noqa: S311 - spreads load
 
 
@@ -717,5 +717,6 @@ def _retry_info_s(error: grpc.aio.AioRpcError) -> float:
                 for detail in status_pb2.Status.FromString(value).details:
                     found = error_details_pb2.RetryInfo()
                     if detail.Unpack(found):
-                        return max(0.0, found.retry_delay.seconds + found.retry_delay.nanos / 1e9)
+                        delay: float = found.retry_delay.seconds + found.retry_delay.nanos / 1e9
+                        return max(0.0, delay)
     return 0.0

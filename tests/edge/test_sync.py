@@ -1,0 +1,703 @@
+"""Claims about keeping in step: against a real server on loopback that does what each test orders."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checker.core.decision import AnsweredBy, Outcome, Reason
+from checker.core.freshness import AsOf
+from checker.core.lookup import EVERYTHING
+from checker.errors import CheckerError, UsageError
+from edge.centre import Centre
+from edge.live import Live
+from edge.question import Question, Verdict
+from edge.report import Reporter
+from edge.snapshot_store import SnapshotStore
+from edge.sync import Pace, Sync
+from proto.checker.v1 import filter_pb2 as pb
+from tests.builders import NOW, rulebook
+from tests.edge.scripted import CHUNK, KEYS, ScriptedCentre, a_key, edge_keys, now_ms, serving
+from tests.waiting import eventually
+
+QUICK = Pace(
+    jitter=0.05, silence=0.5, first_retry=0.01, longest_retry=0.1, look=0.05, log_beat=0.05, canary=0.05, chunk=1.0
+)
+
+
+@pytest.fixture
+def centre() -> ScriptedCentre:
+    """A centre with a hundred keys and one epoch."""
+    made = ScriptedCentre()
+    made.add(*map(a_key, range(100)))
+    made.publish()
+    return made
+
+
+class Edge:
+    """An edge on a directory, and what its filter says."""
+
+    def __init__(self, path: Path, *addresses: str, pace: Pace = QUICK, clock: Callable[[], int] = now_ms) -> None:
+        keys = edge_keys()
+        self.live = Live(keys.digest_key, rulebook())
+        self.centre = Centre(addresses)
+        self.store = SnapshotStore(path / "edge", keys)
+        self.sync = Sync(self.live, self.store, keys, self.centre, name="desk", pace=pace, clock_ms=clock)
+
+    def holds(self, *numbers: int) -> bool:
+        """Whether every one of these keys may be listed."""
+        return self.live.size != (0, 0) and all(self.live.may_list([a_key(number)]) for number in numbers)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether misses are believed."""
+        return self.live.view.filter is not EVERYTHING
+
+    @property
+    def epoch(self) -> int:
+        """Of the snapshot in use."""
+        return self.sync.snapshot.header.epoch if self.sync.snapshot else 0
+
+    async def stop(self) -> None:
+        """End it properly."""
+        await self.sync.stop()
+        await self.centre.close()
+
+
+@asynccontextmanager
+async def running(path: Path, *addresses: str, wait_s: float = 5.0, **options: Any) -> AsyncIterator[Edge]:
+    """An edge that follows."""
+    edge = Edge(path, *addresses, **options)
+    await edge.sync.start(wait_s)
+    try:
+        yield edge
+    finally:
+        await edge.stop()
+
+
+# The usual
+
+
+async def test_an_edge_gets_the_snapshot_and_what_follows(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Keys of the snapshot, then keys as they are acknowledged; answers say how far the feed is known."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        assert edge.holds(*range(100))
+        assert not edge.holds(1000)
+        centre.add(a_key(1000), a_key(1001))
+        await eventually(lambda: edge.holds(1000, 1001))
+        await eventually(lambda: edge.live.view.as_of == AsOf(102, NOW, 0, 1))
+        assert edge.live.lag_ms() < 5_000
+        assert edge.live.centre == pb.CENTRE_STATE_REACHABLE
+        assert edge.sync.position == centre.end
+        assert edge.sync.canary_in_filter
+        assert not edge.live.alarms
+
+
+async def test_a_start_without_a_centre_uses_what_is_on_disk(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Snapshot, additions, position and feed are those of before, and the age goes on from there."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        centre.add(a_key(1000))
+        await eventually(lambda: edge.live.view.as_of.feed_sequence == 101)
+        known = edge.live.view.as_of, edge.sync.position
+    async with running(tmp_path, address, wait_s=0.5) as edge:
+        assert edge.holds(*range(100), 1000)
+        assert (edge.live.view.as_of, edge.sync.position) == known
+        assert 0 < edge.live.lag_ms() < 10_000
+        await eventually(lambda: edge.live.centre == pb.CENTRE_STATE_UNREACHABLE)
+
+
+async def test_a_kill_loses_nothing_that_was_logged(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Without a clean stop the additions are there, and the age is that of the last heartbeat on disk."""
+    async with serving(centre) as address:
+        edge = Edge(tmp_path, address)
+        await edge.sync.start(5)
+        await eventually(lambda: edge.fresh and edge.store.log.is_open)
+        centre.add(a_key(1000))
+        await eventually(lambda: edge.holds(1000))
+        other = SnapshotStore(tmp_path / "edge", edge_keys())  # what a process would find that started at this moment
+        loaded = other.load()
+        assert loaded is not None
+        assert loaded.position == centre.end
+        assert loaded.synced_ms <= now_ms()
+        await edge.stop()
+
+
+async def test_nothing_is_there_and_the_centre_is_away(tmp_path: Path) -> None:
+    """The start returns when its time is over; everything is asked. When the centre comes, the edge has its filter."""
+    centre = ScriptedCentre()
+    centre.away = True
+    async with serving(centre) as address, running(tmp_path, address, wait_s=0.1) as edge:
+        assert edge.live.view.filter is EVERYTHING
+        centre.away = False
+        await asyncio.sleep(0.1)
+        assert edge.live.view.filter is EVERYTHING  # nothing is published
+        centre.add(a_key(1))
+        centre.publish()
+        await eventually(lambda: edge.fresh and edge.holds(1))
+
+
+async def test_a_newer_epoch_is_taken_while_additions_go_on(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Through several epochs every acknowledged key is in the filter at every moment, and the stream is not left."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        number = 1000
+        for epoch in range(2, 6):
+            centre.publish()
+            while edge.epoch < epoch:
+                centre.add(a_key(number))
+                await eventually(lambda: edge.sync.position == centre.end)
+                assert edge.holds(*range(100), *range(1000, number + 1))
+                assert edge.fresh
+                number += 1
+        assert len(centre.watched) == 1
+        assert edge.live.size[1] < number - 1000  # what the new snapshots hold is not carried along
+        await eventually(lambda: edge.live.view.as_of.snapshot_epoch == 5)
+
+
+# Downloads
+
+
+async def test_a_broken_download_goes_on_where_it_stopped(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Cut after each two pieces, by restarts of the edge as well: no piece is asked for twice."""
+    centre.add(*map(a_key, range(100, 20_000)))
+    centre.publish()
+    pieces = itertools.count(1)
+    centre.between_chunks = lambda offset: next(pieces) % 3 != 0
+    size = len(centre.served[centre.centre_id, 2][0])
+    async with serving(centre) as address:
+        while not centre.downloads or len(centre.downloads) < 4:
+            async with running(tmp_path, address, wait_s=0.05):
+                pass
+        async with running(tmp_path, address) as edge:
+            await eventually(lambda: edge.fresh)
+            assert edge.holds(0, 19_999)
+    offsets = [offset for _, offset in centre.downloads]
+    assert offsets == sorted(offsets)
+    assert max(offsets) > size - 4 * CHUNK
+    assert len(set(offsets)) > 4
+
+
+async def test_a_slow_edge_ends_its_download_while_epochs_pass(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """While its epoch is served it goes on with it, however many newer ones there are; then it takes the newest."""
+    centre.add(*map(a_key, range(100, 20_000)))
+    centre.publish()
+
+    async def pass_an_epoch() -> None:
+        if centre.epoch < 12:
+            centre.add(a_key(100_000 + centre.epoch))
+            centre.publish(keep=100)
+
+    centre.between_chunks = lambda offset: pass_an_epoch() if offset else False if len(centre.downloads) == 1 else None
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        await eventually(lambda: edge.epoch == 12)
+        assert edge.holds(*range(0, 20_000, 100))
+    assert [epoch for epoch, _ in centre.downloads] == [2, 2, 12]
+
+
+async def test_an_epoch_that_vanishes_is_given_up_for_the_newest(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Cut in the middle, and gone when it is asked for again: the next is fetched from its beginning."""
+    centre.add(*map(a_key, range(100, 20_000)))
+    centre.publish()
+
+    def vanish(offset: int) -> bool:
+        if centre.epoch == 2 and offset > 2 * CHUNK:
+            centre.publish(keep=1)
+            return False
+        return True
+
+    centre.between_chunks = vanish
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        assert edge.epoch == 3
+    assert [epoch for epoch, _ in centre.downloads] == [2, 2, 3]
+    assert centre.downloads[-1] == (3, 0)
+
+
+async def test_a_full_centre_is_asked_again_when_it_said(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """RESOURCE_EXHAUSTED with a RetryInfo: not before that, whatever our own backoff would be."""
+    times: list[float] = []
+
+    def refuse_twice(_: int) -> float | None:
+        times.append(asyncio.get_running_loop().time())
+        return 0.3 if len(times) <= 2 else None
+
+    centre.between_chunks = refuse_twice
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+    assert times[1] - times[0] >= 0.29
+    assert times[2] - times[1] >= 0.29
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda chunk: pb.SnapshotChunk(offset=chunk.offset, data=chunk.data[:-1] + b"\x5a"),
+        lambda chunk: pb.SnapshotChunk(offset=chunk.offset + 1, data=chunk.data),
+        lambda chunk: pb.SnapshotChunk(offset=chunk.offset, data=chunk.data + b"more"),
+        lambda chunk: pb.SnapshotChunk(offset=chunk.offset, data=b""),
+    ],
+    ids=["changed", "misplaced", "too long", "empty"],
+)
+async def test_a_corrupt_download_leaves_the_old_one(
+    wrong: Callable[[pb.SnapshotChunk], pb.SnapshotChunk], centre: ScriptedCentre, tmp_path: Path
+) -> None:
+    """The snapshot in use stays and follows; when the pieces are right again the newer one is taken, the alarm ends."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        centre.chunk = wrong
+        centre.add(a_key(1000))
+        centre.publish()
+        await eventually(lambda: len(centre.downloads) > 3)
+        assert edge.epoch == 1
+        assert edge.fresh
+        await eventually(lambda: edge.holds(*range(100), 1000))
+        centre.chunk = lambda chunk: chunk
+        await eventually(lambda: edge.epoch == 2)
+        await eventually(lambda: not edge.live.alarms)
+
+
+def _forged(response: pb.GetManifestResponse) -> pb.GetManifestResponse:
+    return pb.GetManifestResponse(manifest=response.manifest, signature=bytes(64), rulebook=response.rulebook)
+
+
+def _lying(**fields: Any) -> Callable[[pb.GetManifestResponse], pb.GetManifestResponse]:
+    def lie(response: pb.GetManifestResponse) -> pb.GetManifestResponse:
+        manifest = pb.Manifest.FromString(response.manifest)
+        for name, value in fields.items():
+            setattr(manifest, name, value)
+        raw = manifest.SerializeToString()
+        signature = KEYS.signing_key.sign(b"xianxiao/manifest/1\0" + raw)
+        return pb.GetManifestResponse(manifest=raw, signature=signature, rulebook=response.rulebook)
+
+    return lie
+
+
+@pytest.mark.parametrize(
+    ("wrong", "about", "says"),
+    [
+        (_forged, "manifest", "not signed by the centre"),
+        (_lying(key_id="k-unknown"), "key", "fetch a new key file"),
+        (_lying(key_check=bytes(16)), "key", "another digest key"),
+        (_lying(derivation="triple/1"), "manifest", "upgrade this edge"),
+        (_lying(rulebook_sha256=bytes(32)), "manifest", "another rulebook"),
+        (_lying(epoch=0), "epoch", "older"),
+        (_lying(sha256=bytes(32)), "download", "not the one"),
+    ],
+)
+async def test_a_manifest_that_must_not_be_used_is_refused_by_its_reason(
+    wrong: Callable[[pb.GetManifestResponse], pb.GetManifestResponse],
+    about: str,
+    says: str,
+    centre: ScriptedCentre,
+    tmp_path: Path,
+) -> None:
+    """The old snapshot stays and follows, the alarm names reason and remedy, and ends with the next good one."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        centre.manifest = wrong
+        centre.add(a_key(1000))
+        centre.publish()
+        await eventually(lambda: about in edge.live.alarms)
+        assert says in edge.live.alarms[about]
+        assert edge.epoch == 1
+        assert edge.fresh
+        await eventually(lambda: edge.holds(1000))
+        centre.manifest = lambda response: response
+        await eventually(lambda: edge.epoch == 2 and not edge.live.alarms)
+
+
+# The stream
+
+
+def _additions(change: Callable[[pb.WatchChangesResponse], Any]) -> Callable[[Any], Any]:
+    """A fault in messages with additions."""
+
+    def faulty(message: pb.WatchChangesResponse) -> pb.WatchChangesResponse | None:
+        if not message.HasField("additions"):
+            return message
+        changed = pb.WatchChangesResponse.FromString(message.SerializeToString())
+        return None if change(changed) is None else changed
+
+    return faulty
+
+
+def _swap_key(message: pb.WatchChangesResponse) -> bool:
+    message.additions.keys[0] = bytes(16)
+    return True
+
+
+def _drop_key(message: pb.WatchChangesResponse) -> bool:
+    del message.additions.keys[0]
+    return True
+
+
+def _shift(message: pb.WatchChangesResponse) -> bool:
+    message.additions.base.entry += 1
+    return True
+
+
+@pytest.mark.parametrize("change", [_swap_key, _drop_key, _shift, lambda _: None])
+async def test_additions_that_were_changed_or_lost_are_never_taken_for_right(
+    change: Callable[[pb.WatchChangesResponse], Any], centre: ScriptedCentre, tmp_path: Path
+) -> None:
+    """The position does not move and no heartbeat beyond it is believed; once the road is sound the key arrives."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        before = edge.sync.position
+        centre.message = _additions(change)
+        centre.add(a_key(1000))
+        await eventually(lambda: len(centre.watched) > 3)
+        assert edge.sync.position == before
+        assert edge.live.view.as_of.feed_sequence == 100
+        centre.message = lambda message: message
+        await eventually(lambda: edge.holds(1000) and edge.live.view.as_of.feed_sequence == 101)
+
+
+async def test_a_forged_or_repeated_heartbeat_is_not_believed(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Other numbers under the old seal break the stream; an earlier one sent again tells nothing."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+
+        def forged(message: pb.WatchChangesResponse) -> pb.WatchChangesResponse:
+            message.heartbeat.feed_sequence += 1
+            return message
+
+        centre.message = forged
+        watched = len(centre.watched)
+        await eventually(lambda: len(centre.watched) > watched + 3)
+        assert edge.live.view.as_of.feed_sequence == 100
+        kept: list[pb.WatchChangesResponse] = []
+
+        def repeated(message: pb.WatchChangesResponse) -> pb.WatchChangesResponse:
+            kept.append(message)
+            return kept[0] if len(kept) > 1 else message
+
+        centre.message = repeated
+        centre.cut()
+        await eventually(lambda: len(kept) > 5)
+        lag = edge.live.lag_ms()
+        assert lag >= now_ms() - kept[0].heartbeat.sent_time.ToMilliseconds() - 5
+
+
+async def test_silence_breaks_the_stream(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """A connection that is open and says nothing is left, and the age shown meanwhile is true."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        watched = len(centre.watched)
+        centre.beating = False
+        silent_since = now_ms()
+        await eventually(lambda: len(centre.watched) > watched)
+        await eventually(lambda: edge.live.centre == pb.CENTRE_STATE_UNREACHABLE)
+        assert edge.live.lag_ms() >= now_ms() - silent_since - 100
+        assert edge.holds(*range(100))
+        centre.beating = True
+        await eventually(lambda: edge.live.centre == pb.CENTRE_STATE_REACHABLE)
+
+
+async def test_another_address_is_tried_each_time(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """With one of two addresses dead, the other keeps the edge in step."""
+    async with serving(ScriptedCentre()) as dead:
+        pass
+    async with serving(centre) as address, running(tmp_path, dead, address) as edge:
+        await eventually(lambda: edge.fresh)
+        for number in range(1000, 1005):
+            centre.cut()
+            centre.add(a_key(number))
+            await eventually(lambda number=number: edge.holds(number))  # type: ignore[misc]
+
+
+async def test_signing_off_is_told_apart(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """A centre that says it is stopping has signed off, and stays so until it is heard again."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        centre.signing_off = True
+        await eventually(lambda: edge.live.centre == pb.CENTRE_STATE_SIGNED_OFF)
+        centre.away = True
+        centre.cut()
+        await asyncio.sleep(0.2)
+        assert edge.live.centre == pb.CENTRE_STATE_SIGNED_OFF
+        centre.away = centre.signing_off = False
+        await eventually(lambda: edge.live.centre == pb.CENTRE_STATE_REACHABLE)
+
+
+async def test_a_wrong_clock_is_an_alarm(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """More than ten seconds apart, either way; gone when it is set right."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        centre.clock_off_ms = -60_000
+        centre.cut()  # a sender whose clock goes back is not believed on the same stream
+        await eventually(lambda: "clock" in edge.live.alarms)
+        centre.clock_off_ms = 0
+        await eventually(lambda: not edge.live.alarms)
+
+
+# Reset, other journals, other centres
+
+
+async def test_a_trimmed_journal_starts_from_the_newest_snapshot(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """An edge that was away too long: what it remembered is void, its filter stays until the new one has caught up."""
+    async with serving(centre) as address:
+        async with running(tmp_path, address) as edge:
+            await eventually(lambda: edge.fresh)
+        centre.add(*map(a_key, range(1000, 1100)))
+        centre.publish()
+        centre.trimmed = 150
+        centre.add(a_key(2000))
+        async with running(tmp_path, address) as edge:
+            resets: list[int] = []
+            edge.live.on_reset.append(lambda: resets.append(1))
+            assert edge.holds(*range(100))
+            await eventually(lambda: edge.epoch == 2)
+            assert edge.holds(*range(100), *range(1000, 1100))
+            await eventually(lambda: edge.holds(2000) and edge.live.view.as_of.feed_sequence == 201)
+            assert resets
+
+
+async def test_another_generation_is_caught_up_with_before_it_is_used(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """A new journal: the old filter stays and ages truthfully while the new one catches up, and no key is missing."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        centre.add(a_key(1000))
+        await eventually(lambda: edge.holds(1000))
+        centre.new_journal()
+        centre.publish()
+        centre.add(*map(a_key, range(2000, 2010)))
+        centre.beating = False
+        await eventually(lambda: edge.holds(*range(2000, 2010)))
+        assert edge.epoch == 1  # not yet: nobody said that this was all
+        assert edge.holds(*range(100), 1000)
+        centre.beating = True
+        centre.wake()
+        await eventually(lambda: edge.epoch == 2)
+        assert edge.holds(*range(100), 1000, *range(2000, 2010))
+        assert not edge.live.alarms
+
+
+async def test_a_restored_centre_is_accepted_with_an_alarm(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """A lower epoch of a new identity under the same signing key; the journal has our id and other entries."""
+    centre.publish()
+    centre.publish()
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh and edge.epoch == 3)
+        del centre.entries[80:]  # restored from a backup
+        del centre.acknowledged[80:]
+        centre.served.clear()
+        centre.centre_id, centre.epoch = b"d" * 16, 0
+        centre.publish()
+        centre.add(*map(a_key, range(3000, 3050)))  # the entries 81 to 130: the edge stood at 100
+        centre.cut()
+        await eventually(lambda: edge.epoch == 1 and edge.fresh)
+        assert edge.holds(*range(80), *range(3000, 3050))
+        assert "new identity" in edge.live.alarms["centre"]
+        centre.publish()
+        await eventually(lambda: edge.epoch == 2)
+        assert not edge.live.alarms
+
+
+async def test_the_same_identity_with_older_epochs_is_refused(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """A centre restored without a new identity would take keys away: the edge keeps its own and says so."""
+    centre.publish()
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh and edge.epoch == 2)
+        centre.served.clear()
+        centre.epoch = 0
+        centre.new_journal()
+        centre.publish()
+        await eventually(lambda: "epoch" in edge.live.alarms)
+        assert edge.epoch == 2
+        assert edge.holds(*range(100))
+
+
+# Rulebooks
+
+
+async def test_other_rules_at_the_centre_put_ours_in_doubt(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """From the heartbeat that names them until the snapshot that brings them everything is asked."""
+    newer = rulebook().source + b"\n# newer\n"
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        centre.beat_book = newer
+        await eventually(lambda: edge.live.view.doubtful)
+        assert edge.live.view.filter is EVERYTHING
+        centre.book = newer
+        centre.publish()
+        await eventually(lambda: edge.fresh)
+        assert edge.live.view.rulebook.source == newer
+        assert not edge.live.view.doubtful
+
+
+async def test_rules_that_this_version_cannot_read_are_never_guessed(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """The snapshot is used, but everything is asked, after a restart too; an alarm says to upgrade."""
+    async with serving(centre) as address:
+        centre.book = b"format = 99\n"
+        centre.publish()
+        async with running(tmp_path, address) as edge:
+            await eventually(lambda: edge.live.centre == pb.CENTRE_STATE_REACHABLE)
+            assert edge.live.view.doubtful
+            assert edge.live.view.filter is EVERYTHING
+            assert "upgrade this edge" in edge.live.alarms["rulebook"]
+            assert edge.holds(*range(100))
+        async with running(tmp_path, address) as edge:
+            await eventually(lambda: edge.live.centre == pb.CENTRE_STATE_REACHABLE)
+            assert edge.live.view.doubtful
+            centre.book = rulebook().source
+            centre.publish()
+            await eventually(lambda: edge.fresh)
+            assert not edge.live.alarms
+
+
+# Disk
+
+
+async def test_a_corrupt_snapshot_is_reported_and_replaced(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Found at the start: named in an alarm, everything asked, until the good one is there."""
+    async with serving(centre) as address:
+        async with running(tmp_path, address) as edge:
+            await eventually(lambda: edge.fresh)
+        path = tmp_path / "edge" / "snapshot.xxf"
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+        centre.away = True
+        async with running(tmp_path, address, wait_s=0.1) as edge:
+            assert "checksum" in edge.live.alarms["snapshot"]
+            assert edge.live.view.filter is EVERYTHING
+            centre.away = False
+            await eventually(lambda: edge.fresh)
+            assert edge.holds(*range(100))
+            await eventually(lambda: not edge.live.alarms)
+
+
+async def test_a_disk_that_cannot_be_written_stops_nothing(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Downloads and log fail with an alarm, the filter follows; when there is room again both go on."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        part = tmp_path / "edge" / "snapshot.part"
+        part.mkdir()  # whoever runs the tests may write anywhere: a directory in the way does what a full disk does
+        (part / "in the way").touch()
+        centre.add(a_key(1000))
+        centre.publish()
+        await eventually(lambda: "disk" in edge.live.alarms)
+        centre.add(a_key(1001))
+        await eventually(lambda: edge.holds(1000, 1001) and edge.fresh)
+        assert edge.epoch == 1
+        (part / "in the way").unlink()
+        part.rmdir()
+        await eventually(lambda: edge.epoch == 2 and not edge.live.alarms)
+
+
+async def test_processes_share_a_directory_and_one_writes(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """One downloads, all use it and follow for themselves; when the writer is gone another takes its place."""
+    async with serving(centre) as address:
+        first = Edge(tmp_path, address)
+        await first.sync.start(5)
+        async with running(tmp_path, address) as second, running(tmp_path, address) as third:
+            edges = (first, second, third)
+            await eventually(lambda: all(edge.fresh for edge in edges))
+            assert [edge.sync.leads for edge in edges] == [True, False, False]
+            centre.add(a_key(1000))
+            centre.publish()
+            await eventually(lambda: all(edge.epoch == 2 and edge.holds(1000) for edge in edges))
+            assert len(centre.downloads) == 2
+            await first.stop()
+            await eventually(lambda: second.sync.leads or third.sync.leads)
+            centre.add(a_key(1001))
+            centre.publish()
+            await eventually(lambda: all(edge.epoch == 3 and edge.holds(1001) for edge in (second, third)))
+            assert len(centre.downloads) == 3
+            centre.add(a_key(1002))
+            await eventually(lambda: all(edge.holds(1002) for edge in (second, third)))
+        loaded = SnapshotStore(tmp_path / "edge", edge_keys()).load()
+        assert loaded is not None
+        assert loaded.position == centre.end
+
+
+# sync-once, canary, report
+
+
+async def test_once_gets_everything_and_leaves_it_on_disk(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """A summary of what was reached; the next start has it without a centre. The second time nothing is downloaded."""
+    centre.add(a_key(1000))
+    async with serving(centre) as address:
+        edge = Edge(tmp_path, address)
+        done = await edge.sync.once()
+        await edge.centre.close()
+        assert (done.epoch, done.position, done.keys, done.added) == (1, centre.end, 101, 1)
+        assert done.as_of.feed_sequence == 101
+        assert done.downloaded
+        edge = Edge(tmp_path, address)
+        assert not (await edge.sync.once()).downloaded
+        await edge.centre.close()
+    loaded = SnapshotStore(tmp_path / "edge", edge_keys()).load()
+    assert loaded is not None
+    assert loaded.position == centre.end
+    assert loaded.beat is not None
+
+
+async def test_once_says_why_it_could_not(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Centre away; manifest forged; another process at work: each by its own sentence."""
+    async with serving(centre) as address:
+        centre.away = True
+        edge = Edge(tmp_path, address)
+        with pytest.raises(CheckerError, match="UNAVAILABLE"):
+            await edge.sync.once(5)
+        await edge.centre.close()
+        centre.away = False
+        centre.manifest = _forged
+        edge = Edge(tmp_path, address)
+        with pytest.raises(CheckerError, match="not signed by the centre"):
+            await edge.sync.once(5)
+        await edge.centre.close()
+        centre.manifest = lambda response: response
+        async with running(tmp_path, address):
+            edge = Edge(tmp_path, address)
+            with pytest.raises(UsageError, match="another process"):
+                await edge.sync.once(5)
+            await edge.centre.close()
+
+
+async def test_the_canary_proves_the_road(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """A centre that has nothing under the canary key is an alarm; one that has it confirms it by a time."""
+    listed = False
+    asked: list[Question] = []
+
+    async def ask(question: Question, _: float) -> Verdict:
+        asked.append(question)
+        reason = Reason.MEASURE_IN_FORCE if listed else Reason.NOT_LISTED
+        outcome = Outcome.BARRED if listed else Outcome.ALLOWED
+        return Verdict(outcome, reason, AnsweredBy.INDEX, (), "", AsOf(1, 1, 0, 0))
+
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        edge.sync.canary_ask = ask
+        await eventually(lambda: "canary" in edge.live.alarms)
+        assert edge.sync.canary_ms == 0
+        listed = True
+        await eventually(lambda: edge.sync.canary_ms > 0)
+        assert not edge.live.alarms
+        assert asked[0].key == KEYS.digest_key.canary
+
+
+async def test_an_edge_reports_how_it_is_doing(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Its numbers arrive at the centre; without a centre they are counted as failed, and nothing else happens."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        reporter = Reporter(edge.sync, edge.centre, advice=lambda: (3, 4), every_s=0.02)
+        await eventually(lambda: edge.fresh)
+        reporter.start()
+        await eventually(lambda: centre.reports)
+        report = centre.reports[0]
+        assert (report.edge_id, report.name) == (edge.store.edge_id, "desk")
+        assert (report.epoch, report.position.entry, report.feed_sequence) == (1, 100, 100)
+        assert (report.advice_waiting, report.advice_dropped) == (3, 4)
+        assert report.canary_in_filter
+        assert report.HasField("lag")
+        assert report.centre == pb.CENTRE_STATE_REACHABLE
+        centre.away = True
+        await eventually(lambda: reporter.failed > 0)
+        await reporter.stop()
