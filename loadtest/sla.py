@@ -8,15 +8,16 @@ A rate in the file belongs to the file's own `rate`. When another one is driven,
 so that a search for the highest rate judges each trial by its own.
 """
 
+import math
 import tomllib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from loadtest.measured import Recorder, Series
-from loadtest.workload import BY_NAME, PROFILES, RPCS, TENANTS, Tenant
+from loadtest.workload import BY_NAME, PROFILES, RPCS, TENANTS, Tenant, mean_rates
 
 PERCENTILES: Final = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
 LOOPS: Final = ("open", "closed")
@@ -120,7 +121,7 @@ class _Table:
             problems.append(f"{place}: must be a table")
 
     def at(self, key: str) -> str:
-        return f"{self._place}.{key}" if self._place else key
+        return ".".join(filter(None, (self._place, key)))
 
     def wrong(self, key: str, what: str) -> None:
         self._problems.append(f"{self.at(key)}: {what}")
@@ -198,7 +199,8 @@ def parse(content: dict[str, Any]) -> Sla:
     workload.end(_WORKLOAD)
     if profile == "burst" and not any(tenant.opening > 1 for tenant in tenants):
         workload.wrong("profile", "burst needs a tenant that has sale openings (rail)")
-    targets = _targets(top.take("target"), tenants, rate, problems)
+    rates = mean_rates(tenants, rate, seconds, profile) if tenants and rate and seconds and profile else {}
+    targets = _targets(top.take("target"), tenants, rates, problems)
     abort = _abort(_Table(top.take("abort") if "abort" in top else {}, "abort", problems))
     top.end(_TOP)
     if problems or name is None or rate is None or seconds is None or profile is None or loop is None:
@@ -233,7 +235,10 @@ def _tenants(workload: _Table) -> tuple[Tenant, ...]:
     return tuple(BY_NAME[name] for name in dict.fromkeys(names) if name in BY_NAME)
 
 
-def _targets(content: Any, tenants: Sequence[Tenant], rate: float | None, problems: list[str]) -> tuple[Target, ...]:
+def _targets(
+    content: Any, tenants: Sequence[Tenant], rates: Mapping[str, float], problems: list[str]
+) -> tuple[Target, ...]:
+    """`rates`: mean rate of each tenant over the run; empty where the workload is wrong."""
     if not isinstance(content, list) or not content:
         problems.append("target: is missing: write at least one [[target]] with something to promise")
         return ()
@@ -255,8 +260,9 @@ def _targets(content: Any, tenants: Sequence[Tenant], rate: float | None, proble
             if low_ms is not None and high_ms is not None and low_ms > high_ms:
                 table.wrong(high, f"is below {low}: a higher percentile cannot be faster")
         least = limits["minimum_rate"]
-        if least is not None and rate is not None and least > rate * max((one.opening for one in asked), default=1.0):
-            table.wrong("minimum_rate", "is above workload.rate: no run could reach it")
+        most = sum(rates[one.name] for one in asked if rpc in (None, one.rpc)) if rates else math.inf
+        if least is not None and least > most:
+            table.wrong("minimum_rate", f"is above what the workload asks of it on average, {_rate(most)}")
         table.end(("tenant", "rpc", *_LIMITS))
         targets.append(Target(tenant, rpc, **limits))
     return tuple(targets)

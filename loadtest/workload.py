@@ -428,6 +428,15 @@ def stretches(tenants: Sequence[Tenant], rate_per_s: float, seconds: float, prof
     return [Stretch(start, end, rates) for start, end, (_, rates) in zip(ends, ends[1:], parts, strict=False)]
 
 
+def mean_rates(tenants: Sequence[Tenant], rate_per_s: float, seconds: float, profile: str) -> dict[str, float]:
+    """Each tenant's intended rate (checks per second), averaged over the run."""
+    parts = stretches(tenants, rate_per_s, seconds, profile)
+    return {
+        tenant.name: sum((part.end_s - part.start_s) * part.rates[tenant.name] for part in parts) / seconds
+        for tenant in tenants
+    }
+
+
 class _Source:
     """Makes one tenant's items."""
 
