@@ -31,7 +31,7 @@ COUNTERS = {
     "checker_quota_refused": ("Items refused because a caller's quota was used up: may be enumeration", ("caller",)),
     "checker_evidence": ("Evidence records: written, dropped", ("fate",)),
     "checker_filter_swaps": ("Filter files taken into use", ()),
-    "checker_edges_refused": ("Edges told to come back later: download, watch, report", ("what",)),
+    "checker_edges_refused": ("Edges told to come back later, for lack of room", ("method",)),
 }
 GAUGES = {
     "checker_feed_sequence": ("Every line of the court feed up to here is applied or rejected", ()),

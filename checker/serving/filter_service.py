@@ -48,7 +48,7 @@ class Admitted(NamedTuple):
 
 
 class FilterServicer(filter_pb2_grpc.FilterServiceServicer):
-    """See the module. `refused`: how often there was no room, by what was asked for."""
+    """See the module. `refused`: how often there was no room, by method."""
 
     def __init__(
         self, hub: Hub, publications: Publications, keys: key_files.KeyFile, admitted: Admitted | None = None
@@ -59,7 +59,7 @@ class FilterServicer(filter_pb2_grpc.FilterServiceServicer):
         self._admitted = admitted or Admitted()
         self._reported: dict[str, float] = {}  # row -> when it was last kept, by the steady clock
         self.downloads = 0
-        self.refused: Counter[str] = Counter({"download": 0, "watch": 0})
+        self.refused: Counter[str] = Counter()
 
     async def GetManifest(self, request: pb.GetManifestRequest, context: Context) -> pb.GetManifestResponse:
         published = await self._hub.latest()
@@ -75,7 +75,7 @@ class FilterServicer(filter_pb2_grpc.FilterServiceServicer):
         if request.centre_id and len(request.centre_id) != CENTRE_ID_BYTES:
             raise InvalidRequest([("centre_id", f"must be the manifest's {CENTRE_ID_BYTES} bytes, or absent")])
         if self.downloads >= self._admitted.downloads:
-            raise self._refuse("download", f"{self._admitted.downloads} edges are downloading from this worker")
+            raise self._refuse("GetSnapshot", f"{self._admitted.downloads} edges are downloading from this worker")
         self.downloads += 1
         try:
             centre_id = request.centre_id or await self._centre_id()
@@ -117,7 +117,7 @@ class FilterServicer(filter_pb2_grpc.FilterServiceServicer):
             what = f"must be the {JOURNAL_ID_BYTES} bytes of a manifest's or a message's position"
             raise InvalidRequest([("position.journal_id", what)])
         if self._hub.watchers >= self._admitted.watchers:
-            raise self._refuse("watch", f"{self._admitted.watchers} edges are watching this worker")
+            raise self._refuse("WatchChanges", f"{self._admitted.watchers} edges are watching this worker")
         await self._hub.watch(position, context.write)
 
     async def ReportStatus(self, request: pb.ReportStatusRequest, context: Context) -> pb.ReportStatusResponse:
@@ -128,7 +128,7 @@ class FilterServicer(filter_pb2_grpc.FilterServiceServicer):
         now_s = time.monotonic()
         if now_s - self._reported.get(row, -REPORT_S) >= REPORT_S:
             if row not in self._reported and len(self._reported) >= REPORTERS:
-                raise self._refuse("report", f"this worker has heard of {REPORTERS} edges")
+                raise self._refuse("ReportStatus", f"this worker has heard of {REPORTERS} edges")
             self._reported[row] = now_s
             for at, alarm in enumerate(status.alarms):
                 status.alarms[at] = logs.mask(alarm)
@@ -142,8 +142,8 @@ class FilterServicer(filter_pb2_grpc.FilterServiceServicer):
         _log.warning("edge keys were handed out", extra={"caller": current_call().caller.name})
         return pb.GetEdgeKeysResponse(key_file=self._export)
 
-    def _refuse(self, what: str, why: str) -> Overloaded:
-        self.refused[what] += 1
+    def _refuse(self, method: str, why: str) -> Overloaded:
+        self.refused[method] += 1
         return Overloaded(f"{why}: come back later", random.uniform(*RETRY_S))  # noqa: S311 - spreads load
 
 

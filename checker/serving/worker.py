@@ -258,7 +258,7 @@ class _Numbers:
             "checker_quota_refused": [([caller], number) for caller, number in self.refused.items()],
             "checker_evidence": [(["written"], self.evidence.written), (["dropped"], self.evidence.dropped)],
             "checker_filter_swaps": [([], self.follower.swaps)],
-            "checker_edges_refused": [([what], number) for what, number in self.filters.refused.items()],
+            "checker_edges_refused": [([method], number) for method, number in self.filters.refused.items()],
         }
         now_ms = wall_clock_ms()
         overlaid = self.live.size

@@ -169,7 +169,7 @@ async def test_who_finds_no_room_is_told_when_to_come_back(shelf: Shelf, tmp_pat
         low, high = filter_service.RETRY_S
         assert all(low <= delay <= high for delay in delays)
         assert max(delays) - min(delays) > (high - low) / 4
-        assert centre.filters.refused == {"download": 20, "watch": 20}
+        assert centre.filters.refused == {"GetSnapshot": 20, "WatchChanges": 20}
 
         for call in held:
             call.cancel()

@@ -10,8 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from checker.core.changes import Position
+from checker.core.freshness import AsOf
 from checker.index.urls import open_index
 from checker.rpc.client import open_channel
 from checker.serving import follower, hub
@@ -122,8 +125,7 @@ async def test_a_watcher_gets_every_key_from_wherever_it_stands(
         for entry in range(end.entry + 1):
             position = Position(end.journal_id, entry)
             watcher = Watcher(stub, position)
-            await eventually(lambda watcher=watcher: watcher.beats)  # type: ignore[misc]
-            assert watcher.position == end
+            await eventually(lambda watcher=watcher: watcher.position == end)  # type: ignore[misc]
             wanted = {key for number in range(entry + 1, end.entry + 1) for key in shelf._store.journal[number]}
             assert watcher.keys >= wanted
             await watcher.close()
@@ -380,6 +382,97 @@ async def test_who_comes_while_the_service_stops_is_sent_away(shelf: Shelf, cent
     assert watcher.ended.code() is grpc.StatusCode.UNAVAILABLE
 
 
+STEPS = st.lists(
+    st.sampled_from([*["add", "read", "beat"] * 2, "reload", "lose", "head", "watch", "stall", "go"]), max_size=80
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS, st.randoms(use_true_random=False))
+async def test_whatever_the_follower_goes_through_no_watcher_is_told_more_than_it_holds(
+    steps: list[str], draw: random.Random
+) -> None:
+    """Additions, pages read or jumped over, a position lost, heads heard early or late, watchers anywhere and slow:
+    every message follows on what a watcher holds, every heartbeat is covered by its keys, and in the end all have all.
+
+    The oracle is the journal itself: the feed's sequence is the number of its entries when the head was asked for.
+    """
+    shelf = await a_shelf()
+    made = a_hub(shelf, a_live())
+    at = await shelf.journal_end()
+    made.know(a_live().view.as_of, at, time.monotonic())
+    made.follow(at)
+    following = True
+    watchers: list[_Model] = []
+    for number, step in enumerate([*steps, "go", "follow", "head"], start=1):
+        end = await shelf.journal_end()
+        if step == "add":
+            await shelf.add(number, *range(number * 10, number * 10 + draw.randint(1, 3)))
+        elif step == "read" and following:
+            page = await shelf.journal_read(at, 0)
+            made.page(at, page)
+            at = page.position
+        elif step == "reload" or (step == "follow" and not following):  # another filter file is caught up with
+            base, following = end._replace(entry=draw.randint(0, end.entry)), True
+            page = await shelf.journal_read(base, 0)
+            made.page(base, page)
+            at = page.position
+            made.follow(at)
+        elif step == "follow":
+            made.page(at, await shelf.journal_read(at, 0))
+        elif step == "lose":
+            made.lose(end)
+            following = False
+        elif step == "head":
+            made.know(AsOf(end.entry, 1, 0, 0), end, time.monotonic())
+        elif step == "watch":
+            watchers.append(_Model(shelf, made, end._replace(entry=draw.randint(0, end.entry))))
+        elif step == "beat":
+            for slot in made._slots:
+                made._wake(slot, due=True)
+        elif step == "stall" and watchers:
+            draw.choice(watchers).may_go.clear()
+        elif step == "go":
+            for watcher in watchers:
+                watcher.may_go.set()
+        for _ in range(draw.randint(0, 4)):
+            await asyncio.sleep(0)
+    end = await shelf.journal_end()
+    for watcher in watchers:
+        await eventually(lambda watcher=watcher: watcher.position == end or watcher.task.done(), 5)  # type: ignore[misc]
+        assert not watcher.task.done()
+        watcher.task.cancel()
+    await made.stop()
+
+
+class _Model:
+    """A watcher without a socket, that holds each message against the journal."""
+
+    def __init__(self, shelf: Shelf, made: hub.Hub, position: Position) -> None:
+        self._journal = shelf._store.journal
+        self._start = position.entry
+        self.position = position
+        self.keys: set[bytes] = set()
+        self.may_go = asyncio.Event()
+        self.may_go.set()
+        self.task = asyncio.create_task(made.watch(position, self._write))
+
+    def _holds(self, entry: int) -> bool:
+        return all(self.keys.issuperset(self._journal[each]) for each in range(self._start + 1, entry + 1))
+
+    async def _write(self, raw: bytes) -> None:
+        await self.may_go.wait()
+        message = pb.WatchChangesResponse.FromString(raw)
+        if message.HasField("additions"):
+            assert position_of(message.additions.base) == self.position
+            self.keys.update(message.additions.keys)
+            self.position = position_of(message.additions.position)
+            assert self._holds(self.position.entry)
+        else:
+            assert position_of(message.heartbeat.position) == self.position
+            assert message.heartbeat.feed_sequence <= self.position.entry
+
+
 async def test_late_news_of_a_former_journal_changes_nothing(shelf: Shelf) -> None:
     """A head asked for before the journal changed and answered after it does not bring the old journal back."""
     made = a_hub(shelf, a_live())
@@ -393,7 +486,8 @@ async def test_late_news_of_a_former_journal_changes_nothing(shelf: Shelf) -> No
 
 
 async def test_over_a_real_store_the_same(tmp_path: Path) -> None:
-    """On a Valkey server: a watcher from the beginning and one from the end get what is added, within 100 ms."""
+    """On a Valkey server: a watcher from the beginning and one from the end get what is added, within 100 ms; a crash
+    of the server shows as silence, and what begins a new journal resets both."""
     server = Server()
     index, importer = open_index(server.url), open_index(server.url)
     try:
@@ -416,11 +510,16 @@ async def test_over_a_real_store_the_same(tmp_path: Path) -> None:
             middle, most = sorted(delays)[25] * 1000, max(delays) * 1000
             print(f"\nacknowledged to edge: median {middle:.1f} ms, at most {most:.1f} ms")  # noqa: T201 - a figure
             assert middle < 100
+            server.kill()
+            await eventually(lambda: late.beats[-1].silence_ms > 300)
+            server.start()
+            await eventually(lambda: late.beats[-1].silence_ms < 200)
             async with importer.lease("test"):
-                await importer.primaries_unreconciled()
-                await importer.mark_reconciled()
-            await early.close()
-            await late.close()
+                assert await importer.primaries_unreconciled()
+                await importer.mark_reconciled()  # what was lost may be in no journal: a new one begins
+            await asyncio.gather(early.end(), late.end())
+            assert early.reset
+            assert late.reset
     finally:
         await index.close()
         await importer.close()
