@@ -76,6 +76,7 @@ async def _import(args: argparse.Namespace, url: str, keys: "KeyFile", progress:
         courts=keys.courts,
         rejects=args.rejects,
         state_dir=state_dir(args),
+        canary=True,
     )
     key = keys.digest_key
     index = open_index(url)

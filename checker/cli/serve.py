@@ -116,7 +116,8 @@ async def fill_memory(index: "ExactIndex", settings: Settings, keys: "KeyFile") 
     from checker.lists.importer import ImportOptions, import_feeds
 
     if settings.feed:
-        summary = await import_feeds(index, keys.digest_key, settings.feed, ImportOptions(courts=keys.courts))
+        options = ImportOptions(courts=keys.courts, canary=True)
+        summary = await import_feeds(index, keys.digest_key, settings.feed, options)
         found = {"lines": summary.lines, "keys": summary.keys, "rejected": summary.rejected.total()}
         logging.getLogger("checker.serve").info("feed imported into memory", extra=found)
 

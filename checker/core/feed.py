@@ -24,7 +24,7 @@ from checker.core import case_number as case_numbers
 from checker.core import document as documents
 from checker.core import name as names
 from checker.core.document import Document, DocumentType
-from checker.core.measure import FOREVER_MS, NINE_ITEMS, NO_BIRTH_DATE, Item, Kind, Role, State, Window
+from checker.core.measure import CANARY, FOREVER_MS, NINE_ITEMS, NO_BIRTH_DATE, Item, Kind, Role, State, Window
 
 MAX_LINE_BYTES: Final = 1 << 20
 MAX_SUBJECTS: Final = 200
@@ -56,6 +56,7 @@ class Cause(StrEnum):
     BAD_TIME = "BAD_TIME"
     UNKNOWN_OP = "UNKNOWN_OP"
     BAD_MEASURE_ID = "BAD_MEASURE_ID"
+    RESERVED_MEASURE_ID = "RESERVED_MEASURE_ID"
     UNKNOWN_KIND = "UNKNOWN_KIND"
     BAD_COURT = "BAD_COURT"
     MISSING_CASE = "MISSING_CASE"
@@ -89,6 +90,7 @@ HELP: Final[Mapping[Cause, str]] = {
     Cause.BAD_TIME: "write a date as 2026-03-31, a time as RFC 3339 with its zone: 2026-03-31T09:00:00+08:00",
     Cause.UNKNOWN_OP: "op must be add, remove, revoke, exempt or heartbeat",
     Cause.BAD_MEASURE_ID: "measure_id must be 1 to 64 of A-Z a-z 0-9 . _ : / - and must not look like an ID number",
+    Cause.RESERVED_MEASURE_ID: f"measure_id {CANARY} is the importer's own; give the measure another",
     Cause.UNKNOWN_KIND: "kind must be list or order",
     Cause.BAD_COURT: f"court must be the court's name, at most {_MAX_COURT} characters, without long numbers",
     Cause.MISSING_CASE: "a measure without its case never bars; send case_number",
@@ -569,6 +571,8 @@ def _measure_id(fields: dict[str, Any]) -> str:
     value = _text(fields, "measure_id", "")
     if not _MEASURE_ID.fullmatch(value) or (len(value) > 14 and _LIKE_A_NUMBER.search(value)):
         raise _RefusedError("measure_id", Cause.BAD_MEASURE_ID)
+    if value == CANARY:
+        raise _RefusedError("measure_id", Cause.RESERVED_MEASURE_ID)
     return value
 
 

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 NAME_DIGEST_BYTES = 6
 """Bytes kept of a name's keyed digest: the number has matched already, 48 bits decide whether the name agrees."""
+CANARY = "xianxiao-canary"
+"""The measure that lists `DigestKey.canary` with each import; no feed may name it."""
 FOREVER_MS = 2**62
 """`effective_to_ms` of a measure without an end, in milliseconds since the epoch."""
 NO_BIRTH_DATE = -(2**31)

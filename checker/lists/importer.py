@@ -39,7 +39,20 @@ from checker.core import feed
 from checker.core.feed import MAX_LINE_BYTES, AddLine, Cause, ExemptLine, HeartbeatLine, Rejected, RemoveLine
 from checker.core.key import DigestKey
 from checker.core.lookup import yyyymmdd
-from checker.core.measure import Addition, Exemption, Measure, Removal, Role, State, encode_record
+from checker.core.measure import (
+    CANARY,
+    FOREVER_MS,
+    NO_BIRTH_DATE,
+    Addition,
+    Exemption,
+    Item,
+    Kind,
+    Measure,
+    Removal,
+    Role,
+    State,
+    encode_record,
+)
 from checker.errors import IndexRefused, UsageError
 from checker.index.base import Applied, ExactIndex, Head, IndexKey, Lease
 from checker.lists import change_log, manifest, names
@@ -73,7 +86,8 @@ class ImportOptions:
 
     `courts`: names and keys of the courts whose manifests are trusted. `rejects`: one file for all rejects, None for
     one beside each feed. `state_dir`: where the change log is kept; None only for an index that is lost with this
-    process. `holder`: how a second importer names this one. `clock`: milliseconds since the epoch.
+    process. `holder`: how a second importer names this one. `clock`: milliseconds since the epoch. `canary`: list the
+    canary key again at the end, so that edges can tell that what is imported reaches them.
     """
 
     require_manifest: bool = False
@@ -83,6 +97,7 @@ class ImportOptions:
     holder: str = field(default_factory=_holder)
     batch_keys: int = 2_000
     clock: Callable[[], int] = _now_ms
+    canary: bool = False
 
 
 Progress = Callable[[int, int], None]
@@ -403,6 +418,7 @@ class _Import:
         self._size = size
         self._done = 0
         self._batch_keys = options.batch_keys
+        self._canary = options.canary
         self._now_ms = options.clock()
         self._today = yyyymmdd(self._now_ms)
         self._sequences = _Sequences()
@@ -638,6 +654,10 @@ class _Import:
                 task.cancel()
             await asyncio.gather(*(task for task, _ in in_flight), return_exceptions=True)
         summary.feed_sequence = max(head.feed_sequence, last if sequences.highest else 0)
+        if self._canary and summary.feed_sequence:
+            # Not logged: whoever replays the log is an import, and ends with the canary as well.
+            await self._index.apply([_canary(self._key, summary.feed_sequence)])
+            faults.point("importer.canary-applied")
         if last > head.feed_sequence and sequences.highest:
             time_ms = min(sequences.time_at(last), self._now_ms) or head.feed_time_ms
             await self._lease.advance(Head(last, time_ms, gap_since_ms if gap else 0))
@@ -710,6 +730,32 @@ class _Batch:
         self.keys = 0
         self.sequence = 0
         self.share = 0.0
+
+
+def _canary(key: DigestKey, sequence: int) -> Addition:
+    """An order against nobody: no document has the key, and it forbids golf only.
+
+    So the index answers a question about a flight with OUT_OF_SCOPE, which no edge can tell from "not listed" by the
+    filter, while a lost canary is "not listed" by the index.
+    """
+    record = encode_record(
+        Measure(
+            CANARY,
+            sequence,
+            State.ACTIVE,
+            Kind.ORDER,
+            Role.DEBTOR_PERSON,
+            int(Item.GOLF),
+            True,
+            False,
+            0,
+            FOREVER_MS,
+            NO_BIRTH_DATE,
+            b"",
+            (),
+        )
+    )
+    return Addition(sequence, CANARY, {key.canary: record}, "", "")
 
 
 def _op(line: AddLine | RemoveLine | ExemptLine | HeartbeatLine) -> str:

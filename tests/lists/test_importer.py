@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from checker.core.decision import Outcome, Reason
 from checker.core.feed import HELP, MAX_LINE_BYTES, Cause
-from checker.core.measure import Change, Removal
+from checker.core.freshness import AsOf, Limits
+from checker.core.lookup import EVERYTHING, LookupKey, NeedExact, Query, View, begin, finish
+from checker.core.measure import CANARY, Change, Removal
+from checker.core.purchase import Flight
 from checker.errors import IndexRefused, UsageError
 from checker.index.base import Applied, ExactIndex, Head
 from checker.index.memory import MemoryIndex, MemoryStore
@@ -22,6 +26,7 @@ from checker.lists.change_log import ChangeLog
 from checker.lists.importer import CHANGE_LOG, ImportOptions, Summary, import_feeds
 from checker.lists.manifest import FeedRefused
 from checker.lists.rejects import beside as beside_rejects
+from tests.builders import rulebook
 from tests.index.servers import Server
 from tests.lists.builders import (
     COURT,
@@ -569,6 +574,70 @@ async def test_without_its_change_log_a_doubtful_store_is_not_trusted(tmp_path: 
         await index.close()
     finally:
         server.close()
+
+
+# ------------------------------------------------------------------------------------------------------------ canary
+
+
+async def canaries(index: MemoryIndex) -> int:
+    """How often the journal has told the canary."""
+    start = await index.journal_end()
+    return (await index.journal_read(start._replace(entry=0), 0)).keys.count(KEY.canary)
+
+
+async def test_each_import_ends_with_the_canary(index: MemoryIndex, tmp_path: Path) -> None:
+    """It is listed once, as of the head, and told again by every import, also one that only beats."""
+    first = write(tmp_path / "1", [add(1, "M1", 1), remove(2, "M9")])
+    second = write(tmp_path / "2", [heartbeat(3)])
+    for number, (feed, head) in enumerate([(first, 2), (first, 2), (second, 3)], start=1):
+        summary = await run(index, tmp_path, feed, canary=True)
+
+        assert await canaries(index) == number
+        (found,) = await index.get_many([KEY.canary], 5.0)
+        assert found is not None
+        assert [(measure.measure_id, measure.sequence) for measure in found] == [(CANARY, head)]
+        assert summary.exit_code == 0
+        assert "canary" not in f"{summary.counts}{summary.text()}"  # it is nobody's line
+    assert await index.lifted() == 0
+
+
+async def test_the_canary_is_not_sent_before_anything_is_acknowledged(index: MemoryIndex, tmp_path: Path) -> None:
+    """A feed of nothing usable leaves no sign of an import; behind a gap the canary stays at the head."""
+    await run(index, tmp_path, write(tmp_path / "0", []), canary=True)
+    assert await canaries(index) == 0
+    await run(index, tmp_path, write(tmp_path / "1", [add(1, "M1", 1)]), canary=True)
+    await run(index, tmp_path, write(tmp_path / "3", [add(3, "M3", 3)]), canary=True)
+    info = await index.measure(CANARY)
+    assert info is not None
+    assert (info.added_sequence, await canaries(index)) == (1, 2)
+
+
+async def test_without_being_asked_no_canary_is_sent(index: MemoryIndex, tmp_path: Path) -> None:
+    """The library imports what it is given and nothing else."""
+    await run(index, tmp_path, write(tmp_path / "f", [add(1, "M1", 1)]))
+    assert await canaries(index) == 0
+
+
+@pytest.mark.parametrize("line", [add(1, CANARY, 1), remove(1, CANARY), exempt(1, CANARY)])
+async def test_no_feed_may_name_the_canary(index: MemoryIndex, tmp_path: Path, line: dict[str, Any]) -> None:
+    """A line about the canary's measure is rejected by name, and the canary goes on."""
+    feed = write(tmp_path / "f", [line, heartbeat(2)])
+    summary = await run(index, tmp_path, feed, canary=True)
+    assert dict(summary.rejected) == {Cause.RESERVED_MEASURE_ID: 1}
+    assert [reject["path"] for reject in rejects(feed)] == ["measure_id"]
+    assert await canaries(index) == 1
+
+
+@pytest.mark.parametrize(("sent", "said"), [(True, Reason.OUT_OF_SCOPE), (False, Reason.NOT_LISTED)])
+async def test_the_canary_bars_nobody(index: MemoryIndex, tmp_path: Path, sent: bool, said: Reason) -> None:
+    """A question about a flight tells a canary that is there from one that is lost, and neither is a refusal."""
+    await run(index, tmp_path, write(tmp_path / "f", [heartbeat(1)]), canary=sent)
+    view = View(rulebook(), KEY, EVERYTHING, AsOf(1, NOW_MS, 0, 0), Limits())
+    need = begin(Query(Flight(), key=LookupKey(KEY.key_id, KEY.canary, name_required=False)), view, NOW_MS)
+    assert isinstance(need, NeedExact)
+    (found,) = await index.get_many([KEY.canary], 5.0)
+    decision = finish(need, {KEY.canary: found}, AsOf(1, NOW_MS, 0, 0), NOW_MS)
+    assert (decision.outcome, decision.reason) == (Outcome.ALLOWED, said)
 
 
 def test_options_have_working_defaults() -> None:
