@@ -12,9 +12,11 @@ under way when it did.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
 from checker.core.stand_in import Age, Failure
@@ -33,6 +35,9 @@ BATCHES_IN_FLIGHT = 4
 """Few, so that under load batches grow instead of growing many."""
 SHORTEST_S = 0.005
 """With less time left nobody is asked: the centre refuses less (`checker.rpc.interceptors.Limits.min_budget`)."""
+
+_TIMER_S = 0.001
+"""The event loop's timers may be early by so much."""
 
 
 class _Asking:
@@ -196,7 +201,9 @@ class Coalescer(Generic[Q, A]):
         self._largest = largest
         self._waiting: deque[_Waiting[Q, A]] = deque()
         self._due = False
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], list[_Waiting[Q, A]]] = {}
+        self._look_at = math.inf  # the earliest deadline of all, or earlier: when `_look` runs next
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, question: Q, deadline: float) -> A:
         loop = asyncio.get_running_loop()
@@ -207,14 +214,14 @@ class Coalescer(Generic[Q, A]):
         if not self._due and len(self._under_way) < self._limit:
             self._due = True
             loop.call_soon(self._depart)  # after everybody who runs in this tick
-        timer = loop.call_at(deadline, _late, answer)
-        try:
-            return await answer
-        finally:
-            timer.cancel()
+        if deadline < self._look_at:
+            self._look_again(deadline)
+        return await answer
 
     async def close(self) -> None:
         """Give up what waits and what is under way: whoever asked sees the centre as unreachable."""
+        if self._timer is not None:
+            self._timer.cancel()
         waiting, self._waiting = self._waiting, deque()
         _hand_out(waiting, [CentreFailed(Failure.UNREACHABLE, _CLOSING) for _ in waiting])
         under_way = list(self._under_way)
@@ -235,12 +242,35 @@ class Coalescer(Generic[Q, A]):
                 for told in self.on_sent:
                     told(questions)
                 task = asyncio.get_running_loop().create_task(self._carry(batch, questions))
-                self._under_way.add(task)
+                self._under_way[task] = batch
                 task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        del self._under_way[task]
         self._depart()
+
+    # Deadlines: one timer for all, since a timer each would cost as much as the rest of a question.
+
+    def _look_again(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._look)
+
+    def _look(self) -> None:
+        """Whoever's deadline has come hears that the centre is late."""
+        now = asyncio.get_running_loop().time() + _TIMER_S
+        self._look_at, self._timer = math.inf, None
+        earliest = math.inf
+        for one in chain(self._waiting, *self._under_way.values()):
+            if one.answer.done():
+                continue
+            if one.deadline <= now:
+                one.answer.set_exception(CentreFailed(Failure.LATE, "the centre did not answer in time"))
+            elif one.deadline < earliest:
+                earliest = one.deadline
+        if earliest < math.inf:
+            self._look_again(earliest)
 
     async def _carry(self, batch: Sequence[_Waiting[Q, A]], questions: Sequence[Q]) -> None:
         try:
@@ -263,8 +293,3 @@ def _hand_out(batch: Iterable[_Waiting[Q, A]], answers: Iterable[A | Exception])
             one.answer.set_exception(answer)
         else:
             one.answer.set_result(answer)
-
-
-def _late(answer: "asyncio.Future[A]") -> None:
-    if not answer.done():
-        answer.set_exception(CentreFailed(Failure.LATE, "the centre did not answer in time"))

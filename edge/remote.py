@@ -351,18 +351,23 @@ class Road(Generic[Q, A]):
     # The answers
 
     def _read(self, answers: Sequence[pb.CheckResponse]) -> list[A | CentreFailed]:
+        known: dict[bytes, A | CentreFailed] = {}  # the answers of a batch are mostly alike: equal ones are read once
         found: list[A | CentreFailed] = []
         for answer in answers:
-            if answer.HasField("error"):
-                code = _CODES.get(answer.error.code, grpc.StatusCode.UNKNOWN)
-                remedy = _REMEDIES.get(code, "the centre's log says more")
-                self._alarm(f"question {code.name}", f"the centre refuses a question, {code.name}: {remedy}")
-                found.append(CentreFailed(Failure.UNREACHABLE, f"the centre refuses this question, {code.name}"))
-            else:
-                found.append(self._read_one(answer))
+            raw = answer.SerializeToString()
+            said = known.get(raw)
+            if said is None:
+                said = known[raw] = self._refused(answer) if answer.HasField("error") else self._read_one(answer)
+            found.append(said)
         if self._alarmed:
             self._drop_alarms()
         return found
+
+    def _refused(self, answer: pb.CheckResponse) -> CentreFailed:
+        code = _CODES.get(answer.error.code, grpc.StatusCode.UNKNOWN)
+        remedy = _REMEDIES.get(code, "the centre's log says more")
+        self._alarm(f"question {code.name}", f"the centre refuses a question, {code.name}: {remedy}")
+        return CentreFailed(Failure.UNREACHABLE, f"the centre refuses this question, {code.name}")
 
     def _fail(self, questions: Sequence[Q], failure: Failure, text: str) -> list[A | CentreFailed]:
         if self._live.centre == filter_pb2.CENTRE_STATE_SIGNED_OFF:
