@@ -111,8 +111,9 @@ async def test_a_thousand_edges_at_once_do_not_disturb_the_checks(tmp_path: Path
     try:
         await eventually(ready.exists, 60)
         served = json.loads(ready.read_text())
-        published = await index.publications.latest()
-        epoch = published.epoch + 1 if published is not None else 1
+        while (published := await index.publications.latest()) is None:  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.05)
+        epoch = published.epoch + 1
         _, snapshot = await publish(index, epoch, 16 * CHUNK_BYTES)
         checks = Checks(served["address"])
         figures = [f"alone {await checks.figures()}"]
