@@ -121,7 +121,7 @@ def read_people(path: Path) -> Iterator[Row]:
     """The rows of a people.csv, one at a time."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
-        if tuple(next(rows)) != COLUMNS:
+        if tuple(next(rows, ())) != COLUMNS:
             raise ValueError(f"{path}: not a people.csv of this version; make it again")
         for row in rows:
             yield Row(*row)

@@ -241,12 +241,12 @@ def _field(number: int, value: bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
-_ITEM = [b"\x0a" + _varint(length) for length in range(1024)]  # BatchCheckRequest.items is field 1
+_HEADS = [b"\x0a" + _varint(length) for length in range(1024)]  # BatchCheckRequest.items is field 1
 
 
 def batch_request(items: Iterable[Item]) -> bytes:
-    """The serialised BatchCheckRequest that asks these items in this order."""
-    return b"".join([_ITEM[len(item.request)] + item.request for item in items])
+    """The serialised BatchCheckRequest that asks these items in this order. A request has fewer than 1024 bytes."""
+    return b"".join([_HEADS[len(item.request)] + item.request for item in items])
 
 
 def with_item_id(request: bytes, item_id: str) -> bytes:
@@ -323,7 +323,7 @@ class People:
         """The people of a people.csv, of a large one the first `most_rows` lines. Raises BadPeople, OSError."""
         try:
             return cls(islice(read_people(path), most_rows))
-        except (ValueError, TypeError, StopIteration, csv.Error):
+        except (ValueError, TypeError, csv.Error):
             raise BadPeople("is not of this version: make it again with `loadtest make-feed`") from None
 
     def purchase(self, text: str) -> bytes:
