@@ -35,7 +35,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "serve",
         help="answer checks over gRPC",
-        description="Answer checks over gRPC (CheckService, health, reflection) until SIGTERM or Ctrl-C.",
+        description="Answer checks over gRPC, and serve edges (CheckService, FilterService, health, reflection) until "
+        "SIGTERM or Ctrl-C.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
