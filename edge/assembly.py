@@ -20,13 +20,14 @@ from checker.keys import EdgeKeys
 from checker.rpc.tls import is_loopback
 from edge.advice import CAPACITY, AdviceQueue
 from edge.centre import Centre, ClientTls
-from edge.live import Live
+from edge.live import Live, Numbers
 from edge.remote import TIMEOUT_S
 from edge.report import Reporter
 from edge.settle import EdgeSettler
 from edge.snapshot_store import SnapshotStore
 from edge.stack import build
 from edge.sync import Sync
+from edge.totals import Totals
 
 FIRST_WAIT_S = 5.0
 """How long an edge without any snapshot waits for its first before it begins to answer."""
@@ -86,13 +87,13 @@ class Edge:
         *,
         name: str = "",
         settings: EdgeSettings | None = None,
-        first_wait_s: float = FIRST_WAIT_S,
+        totals: Totals | None = None,
     ) -> None:
-        """Raises UsageError: an address, a certificate, or the data directory cannot be used."""
+        """`totals`: of all workers of a node. Raises UsageError: an address or the data directory cannot be used."""
         chosen = settings or EdgeSettings()
         self.keys = keys
         self.live = Live(keys.digest_key, rulebooks.load(None), chosen.limits, chosen.edge_limits)
-        self._first_wait_s = first_wait_s
+        self._totals = totals
         self._centre = Centre(centre, tls)
         self._store = SnapshotStore(directory, keys)
         self.sync = Sync(self.live, self._store, keys, self._centre, name=name)
@@ -101,12 +102,24 @@ class Edge:
         self.sync.canary_ask = self._stack
         self.advice = AdviceQueue(directory, keys.digest_key, capacity=chosen.advice_capacity)
         self.settle = EdgeSettler(self.live, self._stack, self.advice, timeout_s=timeout_s)
-        self.reporter = Reporter(self.sync, self._centre, advice=lambda: (self.advice.waiting, self.advice.dropped))
+        self.reporter = Reporter(
+            self.sync,
+            self._centre,
+            numbers=lambda: self.count()[0],
+            advice=lambda: (self.advice.waiting, self.count()[1]),
+        )
         self._replaying: asyncio.Task[None] | None = None
+
+    def count(self) -> tuple[Numbers, int]:
+        """The numbers of all processes of this edge as far as they are known, and how much advice was dropped."""
+        if self._totals is None:
+            return self.live.numbers, self.advice.dropped
+        self._totals.write(self.live.numbers, self.advice.dropped)
+        return self._totals.read()
 
     async def open(self) -> None:
         """Start following the centre; returns with the snapshot on the disk in use, or after a short wait for one."""
-        await self.sync.start(self._first_wait_s)
+        await self.sync.start(FIRST_WAIT_S)
         self.reporter.start()
         self._replaying = asyncio.create_task(self.advice.replay(self._stack, self.live), name="advice")
 

@@ -14,6 +14,7 @@ import grpc.aio
 
 from edge.centre import Centre
 from edge.journal import position_message
+from edge.live import Numbers
 from edge.sync import Sync
 from proto.checker.v1 import filter_pb2 as pb
 from proto.checker.v1 import filter_pb2_grpc
@@ -24,13 +25,17 @@ _log = logging.getLogger("edge.report")
 
 
 class Reporter:
-    """Makes the edge's status and sends it. `advice`: questions waiting to be asked again, and dropped."""
+    """Makes the edge's status and sends it; of the processes that share a data directory one does so.
+
+    `numbers`: of all its processes (None: of this one); `advice`: questions waiting to be asked again, and dropped.
+    """
 
     def __init__(
         self,
         sync: Sync,
         centre: Centre,
         *,
+        numbers: Callable[[], Numbers] | None = None,
         advice: Callable[[], tuple[int, int]] = lambda: (0, 0),
         every_s: float = REPORT_S,
     ) -> None:
@@ -38,6 +43,7 @@ class Reporter:
         self.failed = 0
         self._sync = sync
         self._centre = centre
+        self._numbers = numbers or (lambda: sync.live.numbers)
         self._advice = advice
         self._every_s = every_s
         self._version = version("xianxiao")
@@ -46,7 +52,7 @@ class Reporter:
     def status(self) -> pb.EdgeStatus:
         """How the edge is doing now."""
         sync, live = self._sync, self._sync.live
-        numbers = live.numbers
+        numbers = self._numbers()
         waiting, dropped = self._advice()
         status = pb.EdgeStatus(
             edge_id=sync.store.edge_id,
@@ -92,6 +98,8 @@ class Reporter:
         turn = random.randrange(len(self._centre.addresses))  # noqa: S311 - spreads load
         while True:
             await asyncio.sleep(self._every_s * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+            if not self._sync.leads:
+                continue
             try:
                 address = self._centre.addresses[turn % len(self._centre.addresses)]
                 stub = filter_pb2_grpc.FilterServiceStub(self._centre.channel(address, "watch"))

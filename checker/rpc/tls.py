@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from checker.errors import UsageError
-from checker.rpc.roles import Roles
+from checker.rpc.roles import Callers, Roles
 
 _log = logging.getLogger("checker.rpc")
 
@@ -149,6 +149,13 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def callers_for(listen: str, tls: TlsFiles | None, roles: Roles | None) -> Callers:
+    """How the callers of this listener are told apart."""
+    if tls is not None:
+        return Callers.tls(roles or Roles())
+    return Callers.plaintext(loopback=is_loopback(listen), roles=roles)
 
 
 def check_listen(address: str, tls: TlsFiles | None, *, insecure_plaintext: bool, roles: Roles | None) -> None:

@@ -1,0 +1,124 @@
+"""`edge serve`: the edge as a node beside booking systems."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from checker.errors import CheckerError, UsageError
+from checker.settings import add_flags, given
+from edge.config import PREFIX, Settings, load
+
+_EPILOG = """\
+every setting is a flag, an EDGE_* variable (EDGE_CENTRE, EDGE_WORKERS, ...) or a line of the --config TOML file
+(centre = "127.0.0.1:50051"), in this order of precedence.
+
+examples:
+  edge serve --centre 127.0.0.1:50051 --data ./edge             one machine; the key file is fetched
+  edge serve --centre a.example:443,b.example:443 --centre-ca ca.pem --centre-cert edge.pem --centre-key edge.key \\
+      --data /var/lib/edge --key-file /etc/edge/key.json --workers 2 --name station-east
+  edge serve ... --listen 0.0.0.0:50061 --tls-cert server.pem --tls-key server.key --tls-client-ca sellers-ca.pem \\
+      --roles roles.toml                                        sellers on other machines
+
+it serves from the first moment: without a snapshot it asks the centre, without the centre it answers by the stand-in
+table (`edge rules` prints it).
+"""
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="answer checks over gRPC, beside the booking system",
+        description="Answer checks over gRPC (the checker's own CheckService, health, reflection) from a snapshot on "
+        "this machine until SIGTERM or Ctrl-C.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser, Settings)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check every setting and file, then serve; returns the exit code."""
+    from checker import logs
+    from checker.rpc import quota, workers
+    from checker.rpc.roles import Roles, load_roles
+    from checker.rpc.tls import check_listen, server_credentials
+    from edge import node, totals
+
+    flags, config = given(args, Settings, PREFIX)
+    settings = load(flags, os.environ, config)
+    logs.configure(settings.log_format, settings.log_level)
+
+    problems: list[str] = []
+
+    def attempt(check: Callable[[], Any]) -> Any:
+        try:
+            return check()
+        except UsageError as error:
+            problems.append(str(error))
+            return None
+
+    roles_file, tls = settings.roles, settings.tls
+    roles = None if roles_file is None else attempt(lambda: load_roles(roles_file))
+    if roles is not None or roles_file is None:
+        attempt(lambda: check_listen(settings.listen, tls, insecure_plaintext=settings.insecure_plaintext, roles=roles))
+    if tls is not None:
+        attempt(lambda: server_credentials(tls))
+    attempt(lambda: _make_directory(settings.directory))
+    fetch = attempt(lambda: node.require_keys(settings.keys, settings.centres, settings.centre_tls))
+    if problems:
+        raise UsageError("\n".join(problems))
+    if fetch:
+        _fetch_keys(settings)
+
+    run_dir = Path(tempfile.mkdtemp(prefix="run-", dir=settings.directory))
+    try:
+        shared = node.Node(settings, run_dir)
+        quota.create(shared.quota, roles or Roles())
+        totals.create(shared.totals, settings.workers)
+        return workers.run(
+            node.work,
+            listen=settings.listen,
+            workers=settings.workers,
+            payload=shared,
+            ready_file=settings.ready_file,
+            settings=workers.WorkerSettings(
+                stop_seconds=(settings.drain_pause_ms + settings.drain_grace_ms) / 1000 + 10
+            ),
+        )
+    finally:
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError(f"--data {directory}: {error.strerror}") from None
+
+
+def _fetch_keys(settings: Settings) -> None:
+    """In a process of its own, since the parent of workers never touches gRPC."""
+    words = {
+        "--centre": settings.centre,
+        "--data": settings.directory,
+        "--key-file": settings.keys,
+        "--centre-ca": settings.centre_ca,
+        "--centre-cert": settings.centre_cert,
+        "--centre-key": settings.centre_key,
+        "--centre-server-name": settings.centre_server_name,
+    }
+    command = [sys.executable, "-m", "edge", "fetch-keys"]
+    for flag, value in words.items():
+        command += [flag, str(value)] if value else []
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = [line.removeprefix("edge: ") for line in done.stderr.splitlines()]
+        raise CheckerError("\n".join(said) or "the key file could not be fetched")
