@@ -19,7 +19,7 @@ from checker.wire import purchase_message
 from edge.centre import Centre
 from edge.live import Live
 from edge.question import CentreFailed, Question, Verdict
-from edge.remote import HEDGE_BURST, HEDGE_SHARE, RETRY_BURST, RETRY_SHARE, Remote, verdict
+from edge.remote import HEDGE_BURST, HEDGE_SHARE, RETRY_BURST, RETRY_SHARE, Latencies, Remote, verdict
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import filter_pb2
 from tests.builders import KEY, NOW
@@ -350,22 +350,60 @@ async def test_a_late_answer_is_sought_at_a_second_address_within_the_budget() -
         assert remote.hedges <= remote.calls * HEDGE_SHARE + HEDGE_BURST
 
 
+class Usual(Latencies):
+    """Calls are usually answered within the floor, whatever is measured."""
+
+    def add(self, seconds: float) -> None:
+        """Learns nothing."""
+
+
 async def test_hedges_keep_to_their_budget() -> None:
     """Every call is slower than usual: no more than a twentieth is doubled, beyond the burst."""
-    slowed = False
 
     async def behave(request: pb.BatchCheckRequest, context: Any) -> pb.BatchCheckResponse:
-        if slowed:
-            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.01)
         return await answering(request, context)
 
     async with a_centre(behave) as first, a_centre(behave) as second, a_road(first.address, second.address) as remote:
-        for _ in range(30):
-            await ask(remote)
-        slowed = True
+        remote._latencies = Usual(0.003, 0.003)
         for _ in range(60):
             assert isinstance(await ask(remote), Verdict)
-        assert 1 <= remote.hedges <= remote.calls * HEDGE_SHARE + HEDGE_BURST
+        assert HEDGE_BURST <= remote.hedges <= 60 * HEDGE_SHARE + HEDGE_BURST
+        assert len(second.requests) <= remote.hedges
+
+
+def test_the_usual_time_is_that_of_nineteen_in_twenty() -> None:
+    """Of the last calls only, and never below the floor; before there are enough, a guess."""
+    latencies = Latencies(0.003, 0.025)
+    latencies.add(0.001)
+    assert latencies.p95 == 0.025
+    for number in range(100):
+        latencies.add(number / 1000)
+    assert 0.090 <= latencies.p95 <= 0.097
+    for _ in range(200):
+        latencies.add(0.0001)
+    assert latencies.p95 == 0.003
+
+
+async def test_an_alarm_ends_when_the_centre_has_answered_without_it_for_a_minute() -> None:
+    """Somebody corrected the roles file: the alarm goes by itself."""
+    live = a_live()
+    refused = True
+
+    async def behave(request: pb.BatchCheckRequest, context: Any) -> pb.BatchCheckResponse:
+        if refused:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "on purpose")
+        return await answering(request, context)
+
+    async with a_centre(behave) as centre, a_road(centre.address, live=live) as remote:
+        await ask(remote)
+        refused = False
+        await ask(remote)
+        assert live.alarms
+        for about in remote._alarmed:
+            remote._alarmed[about] -= 61
+        await ask(remote)
+        assert not live.alarms
 
 
 async def test_one_address_is_never_hedged() -> None:
