@@ -7,10 +7,10 @@ does its own heavy imports, so that `--help` stays quick. Errors and exit codes 
 import argparse
 from collections.abc import Sequence
 
-from checker.cli import check, demo, explain, fleet, health, import_, keys, rulebook, serve, status
+from checker.cli import build_snapshot, check, demo, explain, fleet, health, import_, keys, rulebook, serve, status
 from checker.terminal import Parser, run_command
 
-COMMANDS = (serve, import_, check, status, fleet, health, explain, rulebook, keys, demo)
+COMMANDS = (serve, import_, build_snapshot, check, status, fleet, health, explain, rulebook, keys, demo)
 
 _DESCRIPTION = "Answers, at the moment of sale, whether a Chinese court's consumption restriction (限消) forbids it."
 _EPILOG = """\

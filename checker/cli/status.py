@@ -1,4 +1,4 @@
-"""`checker status`: how far the feed is known, how large the index is, how full the filter."""
+"""`checker status`: how far the feed is known, how large the index is, how full the filter, how old the epoch."""
 
 import argparse
 import asyncio
@@ -16,8 +16,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "status",
         help="feed, index and filter at a glance",
-        description="Print how far the court feed is known and how old it is, what the index holds, the filter's epoch "
-        "and fill, and every warning about weaker persistence than promised.",
+        description="Print how far the court feed is known and how old it is, what the index holds, the node's "
+        "filter, the epoch that edges get, and every warning about weaker persistence than promised.",
         epilog="examples:\n  checker status --index embedded:./index\n"
         "  checker status --index redis://127.0.0.1:6379/0 --check     for a monitor: exit 1 when somebody must look",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,6 +51,7 @@ async def _gather(url: str, key_id: str, check_value: bytes) -> dict[str, Any]:
         await index.open(IndexKey(key_id, check_value), create=False)
         head, stats = await index.head(), await index.stats()
         unreconciled = await index.primaries_unreconciled()
+        published = await index.publications.latest()
     finally:
         await index.close()
     now = time.time()
@@ -74,7 +75,28 @@ async def _gather(url: str, key_id: str, check_value: bytes) -> dict[str, Any]:
             },
             "digest_key": key_id,
         },
+        "snapshot": None if published is None else _snapshot(published.manifest, now),
         "persistence": list(stats.warnings),
+    }
+
+
+def _snapshot(serialised: bytes, now: float) -> dict[str, Any]:
+    from checker.core import filter_builder
+    from proto.checker.v1.filter_pb2 import Manifest
+
+    manifest = Manifest.FromString(serialised)
+    return {
+        "epoch": manifest.epoch,
+        "centre_id": manifest.centre_id.hex(),
+        "keys": manifest.count,
+        "fill": round(manifest.count / filter_builder.capacity(manifest.count), 4),
+        "error_rate": manifest.error_rate,
+        "bytes": manifest.size,
+        "feed_sequence": manifest.feed_sequence,
+        "journal_position": manifest.position.entry,
+        "rulebook": manifest.rulebook_version,
+        "built": _iso(manifest.build_time.ToMilliseconds()),
+        "age_seconds": round(now - manifest.build_time.ToMilliseconds() / 1000, 1),
     }
 
 
@@ -151,6 +173,16 @@ def _print(report: dict[str, Any]) -> None:
                 f"error rate {built['error_rate']:g}, {built['bytes'] / 1e6:.1f} MB, built {built['built']}",
             )
         )
+    rows.append(("snapshot", _epoch(report["snapshot"])))
     facts(rows)
     for warning in report["warnings"]:
         print(f"! {warning}")
+
+
+def _epoch(snapshot: dict[str, Any] | None) -> str:
+    if snapshot is None:
+        return "none published yet"
+    return (
+        f"epoch {snapshot['epoch']:,}, {snapshot['keys']:,} keys ({snapshot['fill']:.0%} full), "
+        f"{snapshot['bytes'] / 1e6:.1f} MB, {snapshot['age_seconds']:,.0f} s old"
+    )

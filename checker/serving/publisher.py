@@ -97,7 +97,7 @@ class Publisher:
         self._added: set[bytes] = set()  # keys journaled since
         self._rulebook_told = False  # whether edges have been given ours since this started
         self._foreign_epoch = 0  # the last one seen that came with another's
-        self.built: Built | None = None
+        self.built = Built(0, 0, 0.0, 0.0)  # nothing yet
 
     async def run(self) -> None:
         """Publish whenever an epoch is due."""
@@ -119,7 +119,7 @@ class Publisher:
                 pause = await _wait(pause, LONGEST_PAUSE_S)
 
     async def publish_once(self, *, allow_drop: bool = False) -> Publication:
-        """Publish an epoch now.
+        """Publish an epoch now; `built` says how it was made.
 
         Raises NotPublished when it does not pass its check, IndexRefused when the key file is not the index's,
         IndexUnavailable when the store is out of reach or keeps changing.
