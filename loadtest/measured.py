@@ -11,6 +11,7 @@ counters) and one `Second` per second of the run. Everything in it can be added,
 - A wrong answer is told by its line in people.csv and its purchase, never by a document or a name.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -52,6 +53,11 @@ def _bucket(microseconds: int) -> int:
     return microseconds >> shift << shift
 
 
+def _rank(percentile: float, count: int) -> int:
+    """The nearest rank: the least number of values that are `percentile` % of `count` or more; 1 or more."""
+    return max(1, math.ceil(percentile * count / 100 - 1e-9))  # 99.9 % of 1000 is 999, whatever floats make of it
+
+
 class Series:
     """The calls of one tenant and RPC, or of several put together."""
 
@@ -82,7 +88,10 @@ class Series:
 
     def percentile_us(self, percentile: float) -> float | None:
         """Microseconds within which `percentile` % of the calls ended, to three digits; None without calls."""
-        return float(self.histogram.get_value_at_percentile(percentile)) if self.calls else None
+        if not self.calls:
+            return None
+        # The library rounds the rank to the nearest, so that of six calls the fifth would be "p90": the rank is ours.
+        return float(self.histogram.get_value_at_percentile(100 * _rank(percentile, self.calls) / self.calls))
 
     def at_most(self, percentile: float, limit_us: float) -> bool:
         """Whether the percentile keeps the limit, as far as three digits can tell."""
@@ -148,7 +157,7 @@ class Second:
 
     def percentile_us(self, percentile: float) -> float | None:
         """As Series.percentile_us, to 1.6 %."""
-        left = max(1, -int(-percentile * self.calls // 100))
+        left = _rank(percentile, self.calls)
         for value in sorted(self.buckets):
             left -= self.buckets[value]
             if left <= 0:
@@ -178,10 +187,11 @@ class Recorder:
         items: Sequence[Item],
         outcomes: Sequence[int],
         lag_s: float | None = None,
-    ) -> None:
+    ) -> int:
         """A call that was answered. `ended_s`: seconds from the run's start; `outcomes`: pb.Outcome of each item in
-        order, as many as came; `lag_s`: age of the data behind the answers."""
+        order, as many as came; `lag_s`: age of the data behind the answers. Returns how many were wrong."""
         series, second = self._call(tenant, rpc, latency_us, ended_s, len(items))
+        wrong = series.wrong
         for item, number in zip(items, outcomes, strict=False):
             word = _WORDS.get(number) or str(number)
             if not number:
@@ -206,6 +216,7 @@ class Recorder:
         if lag_s is not None:
             series.lag_s = _higher(series.lag_s, lag_s)
             second.lag_s = _higher(second.lag_s, lag_s)
+        return series.wrong - wrong
 
     def failed(self, tenant: str, rpc: str, latency_us: float, ended_s: float, checks: int, status: str) -> None:
         """A call that failed with a gRPC status word (DEADLINE_EXCEEDED, ...), and how many checks it carried."""

@@ -35,8 +35,17 @@ class BadTrace(Exception):
 def write(path: Path, orders: Iterable[Order]) -> int:
     """Write the orders to a file, complete or not at all; returns how many. Raises OSError."""
     part = path.with_name(path.name + ".part")
+    try:
+        count = _write(part, orders)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _write(path: Path, orders: Iterable[Order]) -> int:
     count, digest = 0, hashlib.sha256(MAGIC + bytes([VERSION]))
-    with part.open("wb") as file:
+    with path.open("wb") as file:
         file.write(MAGIC + bytes([VERSION]))
         for order in orders:
             content = _pack(order)
@@ -46,7 +55,6 @@ def write(path: Path, orders: Iterable[Order]) -> int:
             count += 1
         digest.update(_LENGTH.pack(0))
         file.write(_LENGTH.pack(0) + digest.digest())
-    os.replace(part, path)
     return count
 
 
