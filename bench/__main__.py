@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import begin, filter, importing, rpc  # noqa: A004 - the module is named for what it measures
+from bench import begin, coalescing, filter, importing, rpc  # noqa: A004 - the module is named for what it measures
 from bench.result import Result
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +46,7 @@ def _filter() -> list[Result]:
 SUITES: dict[str, Callable[[], list[Result]]] = {
     "begin": begin.run,
     "rpc": rpc.run,
+    "coalescing": coalescing.run,
     "import": importing.run_rate,
     "memory": importing.run_memory,
     "filter": _filter,

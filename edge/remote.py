@@ -238,43 +238,46 @@ class Road(Generic[Q, A]):
     async def _ask(
         self, first: _Address, raw: bytes, count: int, now: float, until: float
     ) -> Sequence[pb.CheckResponse] | _Missed:
-        """The first good answer to one call, its hedge and its retry; else how the last of them failed."""
-        loop = asyncio.get_running_loop()
+        """The first good answer to a call, its hedge and its retry; else how the last of them failed."""
         probing = bool(first.shut_until)  # bounded by its pause, so its hedge and its retry cost no budget
+        if len(self._addresses) == 1:
+            answer = await self._call(first, raw, count, until, probe=first.enter())
+        else:
+            answer = await self._hedged(first, raw, count, min(until, now + self._latencies.p95), until)
+        if not isinstance(answer, _Missed):
+            return answer
+        now = asyncio.get_running_loop().time()
+        again = self._again(answer, first, now) if now < until else None
+        if again is None or not (probing or self._retry_budget.spend()):
+            return answer
+        self.retries += 1
+        return await self._call(again, raw, count, until, probe=again.enter())
+
+    async def _hedged(
+        self, first: _Address, raw: bytes, count: int, hedge_at: float, until: float
+    ) -> Sequence[pb.CheckResponse] | _Missed:
+        """The first good answer to a call and, if that is not back by `hedge_at`, to one at another address."""
+        loop = asyncio.get_running_loop()
+        probing = bool(first.shut_until)
 
         def start(address: _Address) -> "asyncio.Task[Sequence[pb.CheckResponse] | _Missed]":
             return loop.create_task(self._call(address, raw, count, until, probe=address.enter()))
 
-        asked = first
         calls = {start(first)}
-        hedge_at = now + self._latencies.p95 if len(self._addresses) > 1 else until
-        may_retry = True
         try:
+            done, calls = await asyncio.wait(calls, timeout=hedge_at - loop.time())
+            if not done:
+                second = self._choose(loop.time(), first)
+                if second is not None and (probing or self._hedge_budget.spend()):
+                    self.hedges += 1
+                    calls.add(start(second))
+                done, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
             while True:
-                wait = hedge_at - loop.time() if hedge_at < until else None
-                done, calls = await asyncio.wait(calls, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    hedge_at = until
-                    second = self._choose(loop.time(), asked)
-                    if second is not None and (probing or self._hedge_budget.spend()):
-                        self.hedges += 1
-                        calls.add(start(second))
-                    continue
                 answers = [task.result() for task in done]
-                for answer in answers:
-                    if not isinstance(answer, _Missed):
-                        return answer
-                if calls:  # the other one may still answer
-                    continue
-                missed = next(answer for answer in answers if isinstance(answer, _Missed))
-                again = self._again(missed, asked, loop.time()) if may_retry and loop.time() < until else None
-                if again is None or not (probing or self._retry_budget.spend()):
-                    return missed
-                may_retry = False
-                hedge_at = until
-                asked = again
-                self.retries += 1
-                calls.add(start(again))
+                good = next((answer for answer in answers if not isinstance(answer, _Missed)), None)
+                if good is not None or not calls:
+                    return good if good is not None else answers[0]
+                done, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in calls:
                 task.cancel()
