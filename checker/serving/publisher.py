@@ -1,14 +1,17 @@
 """Publishes epochs: signed snapshots of the filter for edges, with the manifest that says what they are.
 
 Runs in one process per node, beside the keeper. An epoch is built from a scan of its own, and published only if
-- the same servers held the same slots before the scan and after it: else keys may be missing, and it begins again;
+- no server has restarted or failed over since its data was known to be whole: else keys may be missing until an
+  import has applied the change log again;
+- the same servers held the same slots before the scan and after it: else it begins again;
 - it passes its own check, made on the very bytes that edges will get: signature, count, members, error rate;
 - it holds at least 95 % of the last one's keys, or an operator allows the drop;
 - nobody has published meanwhile (`Publications.publish` compares and sets).
 
 An epoch is due when there is none, when the last one is of no use any more (another digest key, centre or rulebook, a
-journal that does not reach back to it), when it is old, when many have been lifted since (at edges they are false
-positives), or when additions since outgrow what edges should hold beside it. Looking costs a few commands a second.
+journal that does not reach back to it, chunks lost with a server), when it is old, when many have been lifted since (at
+edges they are false positives), or when additions since outgrow what edges should hold beside it. Looking costs a few
+commands a second.
 
 Nothing here ends the process: what fails is said, with its remedy, and tried again later. Edges keep what they have.
 """
@@ -95,6 +98,7 @@ class Publisher:
         self._manifest = pb.Manifest()
         self._position = Position(b"", 0)
         self._added: set[bytes] = set()  # keys journaled since
+        self._whole_on: tuple[str, ...] = ()  # the servers on which its chunks were last seen whole
         self._rulebook_told = False  # whether edges have been given ours since this started
         self._foreign_epoch = 0  # the last one seen that came with another's
         self.built = Built(0, 0, 0.0, 0.0)  # nothing yet
@@ -144,6 +148,7 @@ class Publisher:
             self._manifest = pb.Manifest.FromString(last.manifest)
             self._position = Position(self._manifest.position.journal_id, self._manifest.position.entry)
             self._added.clear()
+            self._whole_on = ()
         manifest = self._manifest
         if last.centre_id != await self._publications.centre_id():
             return "the centre has a new identity"
@@ -155,6 +160,8 @@ class Publisher:
             return "the last epoch is old"
         if await self._index.lifted() - last.lifted > max(LIFTED_FLOOR, LIFTED_SHARE * manifest.count):
             return "many have been lifted since"
+        if not await self._can_be_downloaded(last):
+            return "the last epoch's chunks are not there any more"
         return await self._journal_says(max(filters.OVERLAY_FLOOR, filter_builder.capacity(manifest.count) // 10))
 
     def _rulebook_is_news(self, manifest: pb.Manifest) -> bool:
@@ -167,6 +174,18 @@ class Publisher:
             self._foreign_epoch = manifest.epoch
             _log.warning("another node publishes another rulebook: start all nodes with the same one")
         return False
+
+    async def _can_be_downloaded(self, last: Publication) -> bool:
+        """Looked at once, and again when servers changed: a fail-over may lose what was acknowledged."""
+        identity = await self._index.identity()
+        if identity != self._whole_on:
+            hashed = hashlib.sha256()
+            for number in range(-(-self._manifest.size // CHUNK_BYTES)):
+                hashed.update(await self._publications.chunk(last.centre_id, last.epoch, number) or b"")
+            if hashed.digest() != self._manifest.sha256:
+                return False
+            self._whole_on = identity
+        return True
 
     async def _journal_says(self, most: int) -> str:
         while len(self._added) <= most:
@@ -215,6 +234,11 @@ class Publisher:
             raise IndexRefused(
                 f"the index is kept under digest key {index.key.key_id!r}, the key file's active one is "
                 f"{key.key_id!r}: publish with the key file the index was written with"
+            )
+        if doubtful := await index.primaries_unreconciled():
+            raise IndexUnavailable(
+                f"{', '.join(doubtful)} restarted or failed over and may have lost keys: run `checker import`, which "
+                "applies the change log again; an empty feed will do"
             )
         last = await self._publications.latest()
         centre_id = await self._publications.centre_id()

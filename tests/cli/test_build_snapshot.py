@@ -1,7 +1,6 @@
 """`checker build-snapshot` as an operator types it: what it prints, what it refuses, and a kill in the middle."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,9 +163,7 @@ async def test_a_kill_in_the_middle_leaves_an_epoch_that_is_whole(index: str, po
     """kill -9 before the pointer leaves the old epoch in force, behind it the new one; the next attempt goes on."""
     before = await latest(index)
     epoch = before.epoch if before else 0
-    command = [console.SCRIPT, "build-snapshot", "--index", index]
-    environment = console.environment(CHECKER_FAULT_POINT=point)
-    assert subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False).returncode == -9
+    assert console.run("build-snapshot", "--index", index, CHECKER_FAULT_POINT=point).code == -9
 
     after = await latest(index)
     assert (after.epoch if after else 0) == epoch + published

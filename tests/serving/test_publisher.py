@@ -43,6 +43,10 @@ class Shelf(MemoryIndex):
         self.seen_as = "this process"
         self.during: Callable[[], Any] = lambda: None
         self.lost = False
+        self.doubtful: list[str] = []
+
+    async def primaries_unreconciled(self) -> list[str]:
+        return self.doubtful
 
     async def scan(self) -> AsyncIterator[list[bytes]]:
         if self.lost:
@@ -202,6 +206,17 @@ async def test_servers_that_never_rest_are_an_error(shelf: Shelf) -> None:
     with pytest.raises(IndexUnavailable, match="try again when they are at rest"):
         await a_publisher(shelf).publish_once()
     assert await shelf.publications.latest() is None
+
+
+async def test_a_store_that_may_have_lost_keys_publishes_nothing(shelf: Shelf) -> None:
+    """Before it is reconciled an epoch would clear those whose records it lost; the message says what to do."""
+    await shelf.add(1, *range(100))
+    shelf.doubtful = ["a primary"]
+    with pytest.raises(IndexUnavailable, match=r"a primary restarted .* run `checker import`"):
+        await a_publisher(shelf).publish_once()
+    assert shelf.scans == 0
+    shelf.doubtful = []
+    assert (await a_publisher(shelf).publish_once()).epoch == 1
 
 
 async def test_who_is_overtaken_throws_its_epoch_away(shelf: Shelf) -> None:
@@ -452,6 +467,20 @@ async def test_a_renewed_centre_makes_an_epoch(shelf: Shelf) -> None:
     assert "identity" in await made._due()
     second = await made.publish_once()
     assert (first.epoch, second.epoch, second.centre_id) == (1, 2, renewed)
+    await rests(shelf, made)
+
+
+async def test_lost_chunks_make_an_epoch(shelf: Shelf) -> None:
+    """A fail-over that lost a part of the snapshot is noticed when the servers change, or at a start."""
+    made = a_publisher(shelf)
+    published = await made.publish_once()
+    await rests(shelf, made)
+    shelf._store.published.snapshots[published.centre_id, 1].chunks = []
+    await rests(shelf, made)  # nobody looks every second
+    assert "chunks" in await a_publisher(shelf)._due()
+    shelf.seen_as = "another process"
+    assert "chunks" in await made._due()
+    await made.publish_once()
     await rests(shelf, made)
 
 
