@@ -371,7 +371,7 @@ def abort_reason(sla: Sla, recorder: Recorder, now_s: float) -> str | None:
     if abort.wrong is not None:
         wrong = sum(series.wrong for series in recorder.series.values())
         if wrong >= abort.wrong:
-            return f"{wrong:,} wrong answers (abort.wrong {abort.wrong:,})"
+            return f"wrong answers: {wrong:,} (abort.wrong {abort.wrong:,})"
     if now_s < abort.over_s:
         return None
     last = recorder.last(now_s, abort.over_s)
