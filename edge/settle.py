@@ -91,12 +91,15 @@ class EdgeSettler:
             asked_ms = self._clock_ms()
             decision_id = decision_id or new_decision_id(asked_ms)
             self._advice.put(decision_id, _caller(), questions, asked_ms)
+        # Where the centre bars what our rules leave free, its rules are newer, and ours have no ground to name.
+        free = need.screened.unrestricted is not None and verdict.outcome is Outcome.BARRED
+        rule_id = "" if free else need.screened.row.rule_id
         decision = Decision(
             verdict.outcome,
             verdict.reason,
             verdict.answered_by,
             verdict.advisories,
-            need.screened.row.rule_id,
+            rule_id,
             decision_id=decision_id,
         )
         return _Answer(decision, verdict.as_of)

@@ -295,6 +295,14 @@ async def test_an_unrestricted_purchase_under_doubtful_rules_stays_allowed() -> 
     assert edge.advice.kept == []
 
 
+async def test_a_bar_by_newer_rules_names_no_rule_of_ours() -> None:
+    """The centre bars what our older rules leave free: BARRED, without the basis of a row that bars nobody."""
+    edge = Edge(Ready(BARRED))
+    edge.live.doubt(doubtful=True)
+    decision = await edge.one(need(edge.live, Lodging(0)))
+    assert (decision.outcome, decision.rule_id) == (Outcome.BARRED, "")
+
+
 async def test_no_failure_at_any_age_bars() -> None:
     """Every age, hit or miss, every failure, strict or not: never BARRED."""
     for age, hit, failure, strict in itertools.product(Age, (True, False), Failure, (True, False)):
