@@ -67,7 +67,7 @@ def addresses(centre: str | Sequence[str]) -> list[str]:
 
 def check_centre(where: Sequence[str], tls: ClientTls | None, *, insecure_plaintext: bool) -> None:
     """Refuse to speak to the centre in a way that others could read or forge. Raises UsageError with the remedy."""
-    beyond = [address for address in where if not is_loopback(address)]
+    beyond = [address for address in where if address and not is_loopback(address)]
     if beyond and tls is None and not insecure_plaintext:
         raise UsageError(
             f"centre {beyond[0]}: is not on this machine, and without TLS others could read and change what it says: "

@@ -27,6 +27,8 @@ class Centre:
             raise UsageError("centre: name at least one address, as HOST:PORT")
         if len(set(addresses)) != len(addresses):
             raise UsageError("centre: an address is named twice")
+        if tls is not None:
+            _check(tls)
         self.addresses = tuple(addresses)
         self._tls = tls
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
@@ -52,3 +54,15 @@ class Centre:
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
             await channel.close()
+
+
+def _check(tls: ClientTls) -> None:
+    """Complain now, not when a channel is wanted. Raises UsageError."""
+    if (tls.cert is None) != (tls.key is None):
+        raise UsageError("centre: a certificate needs its key and the key its certificate: give both or neither")
+    for path in (tls.ca, tls.cert, tls.key):
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"centre: {path}: cannot be read: {error.strerror}") from None
