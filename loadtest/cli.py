@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from loadtest import ask, compare
+from loadtest import ask, compare, run
 from loadtest.make_feed import BROKEN, FEED, MANIFEST, PEOPLE, SHANGHAI, make_feed
 
 MOST_PEOPLE = 5_000_000
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     feed.add_argument("--force", action="store_true", help="write into DIR although it is not empty")
     feed.set_defaults(run=_make_feed)
     ask.add(verbs)
+    run.add(verbs)
     compare.add(verbs)
     return parser
 
