@@ -119,31 +119,22 @@ class Offer(NamedTuple):
 
 
 class Download:
-    """`snapshot.part` of one manifest, written from `offset` on."""
+    """`snapshot.part` of one manifest, written from `offset` on. Opened for each piece: none is ever left open."""
 
-    def __init__(self, path: Path, manifest: pb.Manifest) -> None:
-        self.manifest = manifest
+    def __init__(self, path: Path, manifest: pb.Manifest, offset: int = 0) -> None:
         self.path = path
-        self._file = path.open("ab", buffering=0)
-        self.offset = self._file.tell()
+        self.manifest = manifest
+        self.offset = offset
 
     def write(self, data: bytes) -> None:
         """The bytes at `offset`. Raises Unwritable."""
-        with _writing(self.path.parent):
+        with _writing(self.path.parent), self.path.open("ab", buffering=0) as file:
             left = memoryview(data)
             while left:
-                written = self._file.write(left)
+                written = file.write(left)
                 left = left[written:]
                 self.offset += written
         point("edge.download.chunk")
-
-    def sync(self) -> None:
-        """Make it durable. Raises OSError."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Leave it, to be resumed."""
-        self._file.close()
 
 
 class SnapshotStore:
@@ -286,7 +277,7 @@ class SnapshotStore:
             manifest = self._manifest(response)
             size = (self.directory / PART).stat().st_size
             if 0 < size <= manifest.size and self._rulebook_path(manifest.rulebook_sha256).exists():
-                return Download(self.directory / PART, manifest)
+                return Download(self.directory / PART, manifest, size)
         except (OSError, DecodeError, Refused):
             pass  # then there is nothing to resume
         return None
@@ -306,12 +297,11 @@ class SnapshotStore:
             wanted = {rulebook} if in_use is None else {rulebook, self._rulebook_path(in_use.rulebook_sha256)}
             for path in set(self.directory.glob("rulebook-*.toml")) - wanted:
                 path.unlink()
-            _sync_folder(self.directory)
+            _sync(self.directory)
             return Download(part, manifest)
 
     def discard(self, download: Download) -> None:
         """Forget a download."""
-        download.close()
         with contextlib.suppress(OSError):
             download.path.unlink(missing_ok=True)
 
@@ -324,17 +314,14 @@ class SnapshotStore:
             self.discard(download)
             raise
         point("edge.install.verified")
-        try:
-            with _writing(self.directory):
-                download.sync()
-                point("edge.install.synced")
-                os.rename(download.path, self._path)
-                self._stamp = _stamp(self._path)
-                point("edge.install.renamed")
-                _sync_folder(self.directory)
-                point("edge.install.done")
-        finally:
-            download.close()
+        with _writing(self.directory):
+            _sync(download.path)
+            point("edge.install.synced")
+            os.rename(download.path, self._path)
+            self._stamp = _stamp(self._path)
+            point("edge.install.renamed")
+            _sync(self.directory)
+            point("edge.install.done")
         return snapshot
 
     def _verified(self, download: Download) -> Snapshot:
@@ -360,7 +347,7 @@ def not_older(centre_id: bytes, epoch: int, in_use: container.Header | None) -> 
         raise Refused(
             "epoch",
             f"epoch {epoch} is older than {in_use.epoch}, which is in use: if the centre was restored from a backup, "
-            "its operator must give it a new identity (`checker build-snapshot --new-centre`)",
+            "its operator must give it a new identity (`checker build-snapshot --new-centre-id`)",
         )
 
 
@@ -418,12 +405,13 @@ def _put(path: Path, content: bytes) -> None:
     os.rename(aside, path)
 
 
-def _sync_folder(directory: Path) -> None:
-    folder = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make a file's content, or a folder's names, durable. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

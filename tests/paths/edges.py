@@ -16,13 +16,6 @@ PATIENT = EdgeSettings(centre_timeout_ms=5000)
 class EdgeStand(Stand):
     """See the module. Nodes are made by `Stand.edge`."""
 
-    def key_for_edges(self) -> Path:
-        """The key file of every edge of this stand."""
-        if not self.edge_key.exists():
-            made = self.run("checker", "keys", "export-edge", "--key-file", self.key_file, "--out", self.edge_key)
-            assert made.code == 0, made.err
-        return self.edge_key
-
     def client(self, centre: str, data: str = "", **more: Any) -> EdgeClient:
         """A client with a directory of its own below `folder`, not yet open."""
         self._commands += 1

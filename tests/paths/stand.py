@@ -21,10 +21,10 @@ import psutil
 
 from checker.rpc.client import open_channel
 from proto.checker.v1 import check_pb2 as pb
-from proto.checker.v1 import check_pb2_grpc
+from proto.checker.v1 import check_pb2_grpc, edge_pb2, edge_pb2_grpc, filter_pb2
 
 READY_S = 60.0
-_OURS = ("CHECKER_", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "GRPC_")
+_OURS = ("CHECKER_", "EDGE_", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "GRPC_")
 
 
 class Ran(NamedTuple):
@@ -100,6 +100,25 @@ class Checker:
         self._output.close()
 
 
+class EdgeNode(Checker):
+    """An `edge serve` process with its workers and its data directory."""
+
+    def __init__(self, command: list[str], folder: Path, log: Path, environment: dict[str, str], data: Path) -> None:
+        self.data = data
+        super().__init__(command, folder, log, environment)
+
+    def status(self) -> filter_pb2.EdgeStatus:
+        """What the node says of itself."""
+        with grpc.insecure_channel(self.address) as channel:
+            stub = edge_pb2_grpc.EdgeServiceStub(channel)
+            return stub.GetStatus(edge_pb2.GetStatusRequest(), timeout=20, wait_for_ready=True).status
+
+    def in_step(self) -> bool:
+        """Whether it has a snapshot and hears its centre."""
+        status = self.status()
+        return status.epoch > 0 and status.centre == filter_pb2.CENTRE_STATE_REACHABLE and status.lag.seconds < 3
+
+
 class Stand:
     """See the module. `index`: an index URL; none: `embedded:` below `folder`."""
 
@@ -111,6 +130,7 @@ class Stand:
         self.index = index or f"embedded:{self.embedded}"
         self.state = self.embedded or folder / "state"
         self.key_file = self.state / "key.json"
+        self.edge_key = folder / "edge-key.json"
         self._checkers: list[Checker] = []
         self._commands = 0
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
@@ -173,6 +193,33 @@ class Stand:
         checker = Checker([*command, *map(str, flags)], self.folder, log, self.environment)
         self._checkers.append(checker)
         return checker
+
+    def key_for_edges(self) -> Path:
+        """The key file of every edge of this stand."""
+        if not self.edge_key.exists():
+            made = self.run("checker", "keys", "export-edge", "--key-file", self.key_file, "--out", self.edge_key)
+            assert made.code == 0, made.err
+        return self.edge_key
+
+    def edge(
+        self,
+        centre: str,
+        *flags: str | Path,
+        data: Path | None = None,
+        workers: int = 1,
+        listen: str = "127.0.0.1:0",
+        environment: dict[str, str] | None = None,
+    ) -> "EdgeNode":
+        """An `edge serve` before this centre, or what leads to it, that serves when this returns."""
+        self._commands += 1
+        key = self.key_for_edges()
+        log = self.logs / f"{self._commands:03}-edge-serve.err"
+        where = data or self.folder / f"edge-{self._commands:03}"
+        command = [_script("edge"), "serve", "--centre", centre, "--data", str(where), "--listen", listen]
+        command += ["--key-file", str(key), "--workers", str(workers), *map(str, flags)]
+        node = EdgeNode(command, self.folder, log, self.environment | (environment or {}), where)
+        self._checkers.append(node)
+        return node
 
     def store(self) -> list[psutil.Process]:
         """Supervisor first, then server, of the embedded index: those that run now."""
