@@ -480,9 +480,6 @@ class Sync:
             _log.info("the epoch under way is no longer served: the newest is fetched")
             await self._in_thread(self.store.discard, download)
             return True
-        except BaseException:
-            download.close()  # to be resumed
-            raise
         snapshot = await self._in_thread(self.store.install, download, in_use)
         self._adopt(snapshot)
         return True
