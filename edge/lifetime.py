@@ -5,6 +5,7 @@ at its first use instead of hanging there.
 """
 
 import asyncio
+import gc
 import os
 import weakref
 from typing import Any, NoReturn
@@ -64,6 +65,8 @@ _left_behind: list[Any] = []
 
 
 def _after_fork() -> None:
+    if _open:
+        gc.freeze()  # what the parent left to be collected may be gRPC's as well
     _left_behind.extend([client._forked() for client in list(_open)])  # noqa: SLF001 - the same module's own
     _open.clear()
 
