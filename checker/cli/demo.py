@@ -1,10 +1,12 @@
 """`checker demo` (`make run`): the whole road on one machine, by the commands a user would type.
 
-Makes a feed, imports it into an embedded index, serves, asks a dozen telling questions over gRPC, prints the answers
-and the address, and stays up until Ctrl-C. Each part is the console script itself, started as a process.
+Makes a feed, imports it into an embedded index, starts a centre and an edge before it, asks the edge a dozen telling
+questions, shows where each answer came from, and stays up until Ctrl-C. Each part is the console script itself, started
+as a process.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +14,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from checker.errors import CheckerError, UsageError
 
@@ -23,14 +27,18 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Register the command."""
     parser = commands.add_parser(
         "demo",
-        help="made feed -> embedded index -> service, with a table of telling checks",
-        description="Make a feed of synthetic people, import it, serve it and show a dozen telling checks. "
+        help="made feed -> embedded index -> centre -> edge, with a table of telling checks",
+        description="Make a feed of synthetic people, import it, serve it at a centre and at an edge before it, and "
+        "show a dozen telling checks. "
         "Stays up until Ctrl-C; RUN_SECONDS=N in the environment bounds it.",
     )
     parser.add_argument("--people", type=int, default=100_000, metavar="N", help="size of the made feed (100000)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the made feed (1)")
     parser.add_argument("--dir", type=Path, default=Path("run/demo"), metavar="DIR", help="work folder (run/demo)")
-    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDR", help="where to serve (127.0.0.1:50051)")
+    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDR", help="of the centre (127.0.0.1:50051)")
+    parser.add_argument(
+        "--edge-listen", default="127.0.0.1:50052", metavar="ADDR", help="of the edge (127.0.0.1:50052)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -40,37 +48,38 @@ def run(args: argparse.Namespace) -> int:
     folder: Path = args.dir
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    feed, index = folder / "feed", f"embedded:{folder / 'index'}"
-    _step(
-        "making a feed",
-        ["loadtest", "make-feed", "--people", str(args.people), "--seed", str(args.seed)],
-        "--out",
-        str(feed),
-    )
-    _step("importing it", ["checker", "import", "--index", index], str(feed / "feed.jsonl"))
-    ready = folder / "ready.json"
-    command = [*_script("checker"), "serve", "--index", index, "--listen", args.listen, "--ready-file", str(ready)]
-    print(f"· serving: checker {' '.join(command[len(_script('checker')) :])}", flush=True)
-    server = subprocess.Popen(command, start_new_session=True)
-    try:
-        address = _wait_ready(ready, server)
-        print(flush=True)
-        asked = [*_script("loadtest"), "ask", "--target", address, "--people", str(feed / "people.csv")]
-        wrong = subprocess.run([*asked, "--telling", str(_TELLING)], check=False).returncode
-        print(f"\nCheckService at {address} (plaintext, loopback). Ask yourself:")
-        print(f"  loadtest ask --target {address} --people {feed / 'people.csv'}")
-        print(f"  checker check --target {address} --document RESIDENT_ID:440524188001010014 train G1 O")
-        print(f"  checker status --index {index}")
-        print("Ctrl-C stops it." if seconds is None else f"Stops after {seconds:g} s.", flush=True)
-        if wrong:
-            raise CheckerError("an answer differs from what the feed says")
-        _stay(server, seconds)
-    except KeyboardInterrupt:
-        print()
-    finally:
-        if server.poll() is None:
-            server.send_signal(signal.SIGTERM)
-        server.wait(timeout=60)
+    feed, index, key = folder / "feed", f"embedded:{folder / 'index'}", str(folder / "edge-key.json")
+    people = str(feed / "people.csv")
+    made = ["loadtest", "make-feed", "--people", str(args.people), "--seed", str(args.seed), "--out", str(feed)]
+    _step("making a feed", made)
+    _step("importing it", ["checker", "import", "--index", index, str(feed / "feed.jsonl")])
+    export = ["checker", "keys", "export-edge", "--key-file", str(folder / "index" / "key.json"), "--out", key]
+    with contextlib.ExitStack() as stack:
+        try:
+            command = ["checker", "serve", "--index", index, "--listen", args.listen]
+            centre = stack.enter_context(_serving("the centre serves", command, folder / "ready.json"))
+            _step("giving the edge its keys", export)
+            command = ["edge", "serve", "--centre", centre.address, "--listen", args.edge_listen]
+            command += ["--data", str(folder / "edge"), "--key-file", key]
+            edge = stack.enter_context(_serving("an edge serves", command, folder / "edge-ready.json"))
+            _wait_in_step(edge)
+            print(flush=True)
+            telling = ["loadtest", "ask", "--target", edge.address, "--people", people, "--telling", str(_TELLING)]
+            wrong = _quietly(telling).returncode
+            print("\nFILTER and RULES were answered by the edge alone, INDEX by the centre that it asked.")
+            print(
+                f"CheckService at the edge, {edge.address}, and at the centre, {centre.address} (plaintext, loopback):"
+            )
+            print(f"  loadtest ask --target {edge.address} --people {people}")
+            print(f"  checker check --target {edge.address} --document RESIDENT_ID:440524188001010014 train G1 O")
+            print(f"  edge status --target {edge.address}")
+            print(f"  checker status --index {index}")
+            print("Ctrl-C stops it." if seconds is None else f"Stops after {seconds:g} s.", flush=True)
+            if wrong:
+                raise CheckerError("an answer differs from what the feed says")
+            _stay([centre, edge], seconds)
+        except KeyboardInterrupt:
+            print()
     return 0
 
 
@@ -90,29 +99,65 @@ def _script(name: str) -> list[str]:
     return [str(path)] if path.exists() else [sys.executable, "-m", name]
 
 
-def _step(what: str, command: list[str], *more: str) -> None:
-    print(f"· {what}: {' '.join([*command, *more])}", flush=True)
+def _step(what: str, command: list[str]) -> None:
+    print(f"· {what}: {' '.join(command)}", flush=True)
     start = time.monotonic()
-    done = subprocess.run([*_script(command[0]), *command[1:], *more], check=False)
+    done = subprocess.run([*_script(command[0]), *command[1:]], check=False)
     if done.returncode:
         raise CheckerError(f"{what} failed with exit code {done.returncode}")
     print(f"  done in {time.monotonic() - start:.1f} s", flush=True)
 
 
-def _wait_ready(ready: Path, server: "subprocess.Popen[bytes]") -> str:
+def _quietly(command: list[str], **options: Any) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run([*_script(command[0]), *command[1:]], check=False, **options)
+
+
+class _Served(NamedTuple):
+    name: str
+    process: "subprocess.Popen[bytes]"
+    address: str
+
+
+@contextlib.contextmanager
+def _serving(what: str, command: list[str], ready: Path) -> Iterator[_Served]:
+    """A serving command, from its ready file to SIGTERM and its end."""
+    print(f"· {what}: {' '.join(command)}", flush=True)
+    name = f"{command[0]} serve"
+    process = subprocess.Popen([*_script(command[0]), *command[1:], "--ready-file", str(ready)], start_new_session=True)
+    try:
+        yield _Served(name, process, _wait_ready(name, ready, process))
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def _wait_ready(name: str, ready: Path, process: "subprocess.Popen[bytes]") -> str:
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        if server.poll() is not None:
-            raise CheckerError(f"checker serve ended with exit code {server.returncode}")
+        if process.poll() is not None:
+            raise CheckerError(f"{name} ended with exit code {process.returncode}")
         if ready.exists():
             return str(json.loads(ready.read_text("utf-8"))["address"])
         time.sleep(0.05)
-    raise CheckerError("checker serve was not ready within 120 s")
+    raise CheckerError(f"{name} was not ready within 120 s")
 
 
-def _stay(server: "subprocess.Popen[bytes]", seconds: float | None) -> None:
-    try:
-        server.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return
-    raise CheckerError(f"checker serve ended with exit code {server.returncode}")
+def _wait_in_step(edge: _Served) -> None:
+    """Wait until the edge has its first snapshot: it would answer before, but by asking the centre about everyone."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        asked = _quietly(["edge", "status", "--target", edge.address, "--json"], capture_output=True)
+        if asked.returncode == 0 and int(json.loads(asked.stdout).get("epoch", 0)):
+            return
+        time.sleep(0.2)
+    raise CheckerError("the edge had no snapshot within 60 s: see what it and the centre have logged")
+
+
+def _stay(served: list[_Served], seconds: float | None) -> None:
+    until = None if seconds is None else time.monotonic() + seconds
+    while until is None or time.monotonic() < until:
+        for one in served:
+            if one.process.poll() is not None:
+                raise CheckerError(f"{one.name} ended with exit code {one.process.returncode}")
+        time.sleep(0.2)
