@@ -67,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
             telling = ["loadtest", "ask", "--target", edge.address, "--people", people, "--telling", str(_TELLING)]
             wrong = _quietly(telling).returncode
             print("\nFILTER and RULES were answered by the edge alone, INDEX by the centre that it asked.")
-            print(
-                f"CheckService at the edge, {edge.address}, and at the centre, {centre.address} (plaintext, loopback):"
-            )
+            print(f"CheckService at {edge.address} (edge) and {centre.address} (centre); plaintext, loopback. Try:")
             print(f"  loadtest ask --target {edge.address} --people {people}")
             print(f"  checker check --target {edge.address} --document RESIDENT_ID:440524188001010014 train G1 O")
             print(f"  edge status --target {edge.address}")
