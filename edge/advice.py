@@ -12,7 +12,8 @@ was asked is kept, as keyed digests and purchases only, and only until it is kno
   the question by (decision id, caller, outcome, reason, the centre's decision id, times).
 - **Offered** once: to the first watcher that may see it.
 
-An outcome is the centre's word at `settled_ms`, not now: whoever means to act on a BARRED asks again first.
+An outcome is the centre's word at `settled_ms`, not now. A refusal that is more than a second old when it is handed
+over may have been lifted since: it is offered as UNKNOWN, DATA_STALE, which means "ask again".
 """
 
 import asyncio
@@ -56,6 +57,8 @@ ASK_S = 1.0
 """Time the centre has for a replayed question: nobody stands at the counter."""
 LOOK_S = 0.5
 """Between two looks at what other processes wrote."""
+BARRED_MS = 1000
+"""How long a refusal is offered as one."""
 LONGEST_PAUSE_S = 30.0
 _HOUR_MS = 3_600_000
 _NONCE = 12
@@ -76,7 +79,7 @@ CREATE TABLE IF NOT EXISTS settled (id INTEGER PRIMARY KEY AUTOINCREMENT, decisi
 
 
 class Advice(NamedTuple):
-    """Later word on one answer. Times in milliseconds since the epoch."""
+    """Later word on one answer. Times in milliseconds since the epoch. UNKNOWN, DATA_STALE: was BARRED, ask again."""
 
     decision_id: str  # of the UNKNOWN
     caller: str  # who was answered; "" in a booking system's own process
@@ -256,7 +259,7 @@ class AdviceQueue:
                 except sqlite3.Error as error:
                     _log.error("the advice queue cannot be read: %s", describe(error))
                 while ready:
-                    yield ready.popleft()
+                    yield _as_of_now(ready.popleft(), self._clock_ms())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await changed.wait()
@@ -309,6 +312,13 @@ class AdviceQueue:
 
 def _jittered(seconds: float) -> float:
     return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - spreads edges, hides nothing
+
+
+def _as_of_now(advice: Advice, now_ms: int) -> Advice:
+    """What may still be said of an outcome; a clock that was set back proves nothing."""
+    if advice.outcome is Outcome.BARRED and not 0 <= now_ms - advice.settled_ms <= BARRED_MS:
+        return advice._replace(outcome=Outcome.UNKNOWN, reason=Reason.DATA_STALE)
+    return advice
 
 
 async def _ask_one(entry: _Entry, ask: Ask, until: float) -> Verdict | None:

@@ -420,6 +420,36 @@ async def test_an_outcome_is_handed_over_once_and_what_was_not_is_kept(tmp_path:
         assert {advice.decision_id for advice in await offered(queue, 2)} == {"D1", "D2"}
 
 
+@pytest.mark.parametrize("passed", [1001, 3_600_000, -1])
+async def test_a_refusal_that_may_have_been_lifted_since_means_ask_again(tmp_path: Path, passed: int) -> None:
+    """Settled BARRED, handed over more than a second later, or by a clock that was set back: UNKNOWN, DATA_STALE, with
+    the centre's decision id. Within the second it is BARRED, and an ALLOWED stays one however old."""
+    now = NOW
+    async with a_queue(tmp_path, clock_ms=lambda: now) as queue:
+        await settled(queue, "", "")
+        now = NOW + module.BARRED_MS
+        assert [advice.outcome for advice in await offered(queue, 1)] == [Outcome.BARRED]
+        queue.put("D2", "", [a_question(2)], NOW)
+        await queue.flush()
+        async with replaying(queue, Ready(NOTHING)):
+            await eventually(lambda: queue.waiting == 0)
+        now = NOW + passed
+        old, clear = await offered(queue, 2)
+    assert (old.outcome, old.reason) == (Outcome.UNKNOWN, Reason.DATA_STALE)
+    assert (old.decision_id, old.centre_decision_id, old.settled_ms) == ("D1", BARRED.decision_id, NOW)
+    assert (clear.decision_id, clear.outcome) == ("D2", Outcome.ALLOWED)
+
+
+async def test_a_refusal_given_back_grows_old(tmp_path: Path) -> None:
+    """Taken by a watcher that went before it was handed over: whoever comes later is told to ask again."""
+    now = NOW
+    async with a_queue(tmp_path, clock_ms=lambda: now) as queue:
+        await settled(queue, "", "")
+        assert [advice.outcome for advice in await offered(queue, 1)] == [Outcome.BARRED]
+        now = NOW + 5000
+        assert [advice.outcome for advice in await offered(queue, 1)] == [Outcome.UNKNOWN]
+
+
 async def test_a_callback_is_told_and_may_fail(tmp_path: Path) -> None:
     """The library's form: plain or async; one that raises is told of the next all the same."""
     told: list[str] = []

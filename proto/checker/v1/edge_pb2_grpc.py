@@ -53,7 +53,8 @@ class EdgeServiceServicer:
 
     def WatchAdvice(self, request, context):
         """Outcomes of questions that were answered UNKNOWN while the centre was away, as they become known; first those not
-        yet offered. A seller acts on BARRED before travel or stay; ALLOWED needs nothing.
+        yet offered. A seller acts on BARRED before travel or stay; ALLOWED needs nothing. UNKNOWN with DATA_STALE: it was
+        BARRED more than a second ago and may have been lifted since, ask again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

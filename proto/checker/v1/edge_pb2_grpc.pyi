@@ -35,7 +35,8 @@ class EdgeServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EdgeServiceAsyncStub: ...
     WatchAdvice: _grpc.UnaryStreamMultiCallable[_edge_pb2.WatchAdviceRequest, _edge_pb2.Advice]
     """Outcomes of questions that were answered UNKNOWN while the centre was away, as they become known; first those not
-    yet offered. A seller acts on BARRED before travel or stay; ALLOWED needs nothing.
+    yet offered. A seller acts on BARRED before travel or stay; ALLOWED needs nothing. UNKNOWN with DATA_STALE: it was
+    BARRED more than a second ago and may have been lifted since, ask again.
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_edge_pb2.GetStatusRequest, _edge_pb2.GetStatusResponse]
     """How the edge is doing."""
@@ -47,7 +48,8 @@ class EdgeServiceAsyncStub(EdgeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchAdvice: _aio.UnaryStreamMultiCallable[_edge_pb2.WatchAdviceRequest, _edge_pb2.Advice]  # type: ignore[assignment]
     """Outcomes of questions that were answered UNKNOWN while the centre was away, as they become known; first those not
-    yet offered. A seller acts on BARRED before travel or stay; ALLOWED needs nothing.
+    yet offered. A seller acts on BARRED before travel or stay; ALLOWED needs nothing. UNKNOWN with DATA_STALE: it was
+    BARRED more than a second ago and may have been lifted since, ask again.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_edge_pb2.GetStatusRequest, _edge_pb2.GetStatusResponse]  # type: ignore[assignment]
     """How the edge is doing."""
@@ -62,7 +64,8 @@ class EdgeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_edge_pb2.Advice], _abc.AsyncIterator[_edge_pb2.Advice]]:
         """Outcomes of questions that were answered UNKNOWN while the centre was away, as they become known; first those not
-        yet offered. A seller acts on BARRED before travel or stay; ALLOWED needs nothing.
+        yet offered. A seller acts on BARRED before travel or stay; ALLOWED needs nothing. UNKNOWN with DATA_STALE: it was
+        BARRED more than a second ago and may have been lifted since, ask again.
         """
 
     @_abc_1.abstractmethod
