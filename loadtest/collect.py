@@ -22,7 +22,7 @@ from loadtest import sla as slas
 from loadtest.ask import BadPeople
 from loadtest.grpc_user import GrpcUser, Load, OpenLoop, targets
 from loadtest.measured import Recorder, Series
-from loadtest.tester import Tester
+from loadtest.pace import Pace
 from loadtest.trace import BadTrace
 from loadtest.workload import PROFILES, People
 
@@ -122,9 +122,9 @@ class _Asking:
         """All that was measured, once the users have stopped."""
         load = GrpcUser.load
         load.recorder.seconds = load.measured_s
-        load.tester.slots = self._slots()
+        load.pace.slots = self._slots()
         self.handed_over = True
-        return {"start_at": load.start_at, "recorder": load.recorder.to_json(), "tester": load.tester.to_json()}
+        return {"start_at": load.start_at, "recorder": load.recorder.to_json(), "pace": load.pace.to_json()}
 
     def _slots(self) -> int:
         runner = self._environment.runner
@@ -149,7 +149,7 @@ class _Whole:
     def _reset(self) -> None:
         self.live = Recorder()  # seconds only
         self.recorder = Recorder()
-        self.tester = Tester(processes=0)
+        self.pace = Pace(processes=0)
         self.start_at = 0.0
         self.problem = ""  # why it ended early
         self.ending = False
@@ -169,7 +169,7 @@ class _Whole:
             self.live.series.setdefault(("", ""), Series()).wrong = wrong
         if "recorder" in part:
             self.recorder.merge(Recorder.from_json(part["recorder"]))
-            self.tester.merge(Tester.from_json(part["tester"]))
+            self.pace.merge(Pace.from_json(part["pace"]))
 
     def finish(self, problem: str = "") -> None:
         """End the test, and with --headless the process."""
@@ -236,7 +236,7 @@ class _Whole:
             "start_at": self.start_at,
             "problem": self.problem,
             "recorder": self.recorder.to_json(),
-            "tester": self.tester.to_json(),
+            "pace": self.pace.to_json(),
         }
         Path(self.options.measured).write_text(json.dumps(made), "utf-8")
 

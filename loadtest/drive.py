@@ -24,8 +24,8 @@ import grpc
 from loadtest import stand
 from loadtest.measured import Recorder
 from loadtest.meter import Meter, Sample, listeners
+from loadtest.pace import Pace
 from loadtest.sla import Sla
-from loadtest.tester import Tester
 
 IN_FLIGHT = 256
 """Calls in flight at most, of all processes, unless told otherwise."""
@@ -79,7 +79,7 @@ class Driven:
     """What a run gave."""
 
     recorder: Recorder
-    tester: Tester
+    pace: Pace
     samples: list[Sample]
     start_at: float
     """When second 0 of the recorder was, in seconds since the epoch."""
@@ -168,7 +168,7 @@ def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driv
     made = json.loads(measured.read_text("utf-8"))
     return Driven(
         recorder=Recorder.from_json(made["recorder"]),
-        tester=Tester.from_json(made["tester"]),
+        pace=Pace.from_json(made["pace"]),
         samples=meter.samples,
         start_at=made["start_at"],
         probe=opinion,

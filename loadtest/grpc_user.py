@@ -8,7 +8,7 @@ CSV files live on, and to our own `Recorder`, which counts microseconds and know
 - *Closed loop*: a user asks, waits for the answer, asks again. Latency counts from the call's start.
 - *Open loop*: orders come at the workload's own times. A user is a slot: it takes the next order, waits until that is
   due, asks, and takes the next. Latency counts from the intended start, late or not; nothing is skipped. So the number
-  of users bounds the calls in flight, and a call that found every slot busy is counted (`loadtest.tester`).
+  of users bounds the calls in flight, and a call that found every slot busy is counted (`loadtest.pace`).
 """
 
 import argparse
@@ -28,7 +28,7 @@ from locust.exception import StopUser
 from loadtest import sla as slas
 from loadtest import trace
 from loadtest.measured import Recorder
-from loadtest.tester import Tester
+from loadtest.pace import Pace
 from loadtest.workload import (
     BATCH,
     CHECK,
@@ -82,7 +82,7 @@ class Load:
         self.batch = int(options.batch)
         self.replay = Path(options.replay) if options.replay else None
         self.recorder = Recorder()
-        self.tester = Tester()
+        self.pace = Pace()
         self.start = 0.0  # on time.perf_counter; what was to start before is warm-up and not recorded
         self.start_at = 0.0  # the same in seconds since the epoch
         self.busy = 0  # slots that still have an order, in an open loop
@@ -259,9 +259,9 @@ class OpenLoop(GrpcUser):
                         gevent.sleep(left)
                         left = due - time.perf_counter()
                     if at_s >= 0:
-                        load.tester.started(-left)
+                        load.pace.started(-left)
                 elif at_s >= 0:
-                    load.tester.held += 1
+                    load.pace.held += 1
                 self.ask(tenant, rpc, items, due)
         finally:
             load.busy -= 1

@@ -120,12 +120,12 @@ def to_json(report: Report) -> dict[str, Any]:
         ],
         "all": _figures(driven.recorder.select()),
         "wrong_answers": driven.recorder.told,
-        "tester": {
+        "pace": {
             "limits": list(report.limits),
-            "processes": driven.tester.processes,
-            "slots": driven.tester.slots,
-            "held_share": driven.tester.held_share,
-            "delay_ms": {f"p{each:g}": driven.tester.delay_ms(each) for each in (50.0, 99.0, 99.9)},
+            "processes": driven.pace.processes,
+            "slots": driven.pace.slots,
+            "held_share": driven.pace.held_share,
+            "delay_ms": {f"p{each:g}": driven.pace.delay_ms(each) for each in (50.0, 99.0, 99.9)},
             "cpu_us_per_check": driven.loader_cpu_us,
             "busiest_share": max((sample.busiest_share for sample in driven.samples), default=None),
         },
@@ -316,8 +316,8 @@ def _curves(report: Report) -> list[tuple[str, Any]]:
     curves += [(f"{tenant} {rpc}", series.histogram) for (tenant, rpc), series in by_calls[:3] if len(by_calls) > 1]
     if report.driven.probe is not None:
         curves.append(("prober", report.driven.probe.select().histogram))
-    if report.driven.tester.on_time:
-        curves.append(("the tester's own delay", report.driven.tester.delay))
+    if report.driven.pace.on_time:
+        curves.append(("the tester's own delay", report.driven.pace.delay))
     return curves
 
 
@@ -346,25 +346,23 @@ def _errors(report: Report) -> str:
 
 
 def _tester(report: Report) -> list[str]:
-    tester, samples = report.driven.tester, report.driven.samples
+    pace, samples = report.driven.pace, report.driven.samples
     parts = [
         "".join(_paragraph(text, "note") for text in report.limits)
         or _paragraph("Nothing points that way: it kept to its schedule and had processor time to spare.")
     ]
     busiest = max((sample.busiest_share for sample in samples), default=0.0)
     rows = [
-        ("loader processes", str(tester.processes)),
-        ("calls in flight at most", str(tester.slots)),
+        ("loader processes", str(pace.processes)),
+        ("calls in flight at most", str(pace.slots)),
         ("busiest loader process, busiest second", f"{busiest:.0%} of a core"),
     ]
     if (cost := report.driven.loader_cpu_us) is not None:
         rows.append(("processor time of the tester per check", f"{cost:,.1f} µs"))
-    if tester.on_time:
-        delay = ", ".join(f"p{each:g} {tester.delay_ms(each):.3f} ms" for each in (50.0, 99.0, 99.9))
+    if pace.on_time:
+        delay = ", ".join(f"p{each:g} {pace.delay_ms(each):.3f} ms" for each in (50.0, 99.0, 99.9))
         rows.append(("starts late by the tester's own doing", delay))
-        rows.append(
-            ("calls that found every slot busy", f"{tester.held:,} of {tester.calls:,} ({tester.held_share:.2%})")
-        )
+        rows.append(("calls that found every slot busy", f"{pace.held:,} of {pace.calls:,} ({pace.held_share:.2%})"))
     return [*parts, table(("", ""), rows)]
 
 

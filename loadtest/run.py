@@ -17,12 +17,12 @@ from loadtest import report as reports
 from loadtest import sla as slas
 from loadtest.drive import IN_FLIGHT, DriveFailed, Driven, Plan, Unreachable, drive
 from loadtest.meter import environment
+from loadtest.pace import limits
 from loadtest.probe import compare
 from loadtest.ramp import Trial, highest, search
 from loadtest.report import Report
 from loadtest.sla import Line, Sla
 from loadtest.stand import Stand, StandFailed
-from loadtest.tester import limits
 
 PASSED, BROKEN, USAGE, UNREACHABLE = 0, 1, 2, 3
 _TRIAL_S = 20.0
@@ -150,7 +150,7 @@ def judge(plan: Plan, driven: Driven) -> Report:
         plan=plan,
         driven=driven,
         lines=lines,
-        limits=limits(driven.tester, driven.during, driven.recorder.seconds - plan.driven_s),
+        limits=limits(driven.pace, driven.during, driven.recorder.seconds - plan.driven_s),
         opinions=compare(driven.recorder, driven.probe) if driven.probe is not None else [],
         environment=environment(),
     )
@@ -267,7 +267,7 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
         pids = tuple(args.pid or ())
         if args.stand:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xx-")))
-            stand = stack.enter_context(Stand(folder))
+            stand = stack.enter_context(Stand(folder, edge=True))
             targets, people, pids = (stand.target.address,), stand.people, (stand.target.pid,)
         else:
             targets, people = tuple(each.strip() for each in args.target.split(",") if each.strip()), args.people

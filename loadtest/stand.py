@@ -96,7 +96,7 @@ class Stand:
     def _start_edge(self) -> None:
         key = self.folder / "edge-key.json"
         centre = self.folder / "centre"
-        self._run("key", ["checker", "keys", "export-edge", "--key-file", str(centre / "key.json"), str(key)])
+        self._run("key", ["checker", "keys", "export-edge", "--key-file", str(centre / "key.json"), "--out", str(key)])
         data = self.folder / "edge"
         self._serve(
             "edge",

@@ -29,7 +29,7 @@ def _histogram() -> Any:
 
 
 @dataclass
-class Tester:
+class Pace:
     """How one or several loader processes kept to their schedule."""
 
     delay: Any = field(default_factory=_histogram)  # microseconds a call started late although a slot was free
@@ -57,7 +57,7 @@ class Tester:
         """The tester's own delay; 0 in a closed loop, which intends no start."""
         return float(self.delay.get_value_at_percentile(percentile)) / 1000 if self.on_time else 0.0
 
-    def merge(self, other: "Tester") -> None:
+    def merge(self, other: "Pace") -> None:
         """Add another process's figures."""
         self.delay.add(other.delay)
         self.on_time += other.on_time
@@ -76,12 +76,12 @@ class Tester:
         }
 
     @classmethod
-    def from_json(cls, made: dict[str, Any]) -> "Tester":
+    def from_json(cls, made: dict[str, Any]) -> "Pace":
         """What `to_json` wrote."""
         return cls(**(made | {"delay": HdrHistogram.decode(made["delay"])}))
 
 
-def limits(tester: Tester, samples: Sequence[Sample], overrun_s: float = 0.0) -> list[str]:
+def limits(pace: Pace, samples: Sequence[Sample], overrun_s: float = 0.0) -> list[str]:
     """Why the figures may show the tester rather than the target; empty where nothing points that way.
 
     `samples`: of the measured time; `overrun_s`: how long after the schedule's end the last call ended.
@@ -98,12 +98,12 @@ def limits(tester: Tester, samples: Sequence[Sample], overrun_s: float = 0.0) ->
             f"every core of this machine was busy in {full} of {len(samples)} seconds: run the tester on another "
             "machine, or pin tester and target to different cores"
         )
-    if tester.held_share > HELD_SHARE:
+    if pace.held_share > HELD_SHARE:
         found.append(
-            f"{tester.held_share:.1%} of the calls found all {tester.slots} slots busy and started late, which "
+            f"{pace.held_share:.1%} of the calls found all {pace.slots} slots busy and started late, which "
             "counts as latency: the target is slow at this rate; with more --in-flight it would be asked more at once"
         )
-    if (late := tester.delay_ms(99.0)) > LATE_MS:
+    if (late := pace.delay_ms(99.0)) > LATE_MS:
         found.append(
             f"one call in a hundred started {late:.1f} ms late by the tester's own doing, which counts as latency"
         )

@@ -1,0 +1,152 @@
+"""Claims about the open loop: it hides no stall, skips no call, and says when it was itself the limit."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest import sla as slas
+from loadtest.drive import Driven, Plan, Unreachable, drive
+from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
+from loadtest.pace import limits
+from loadtest.stand import Stand
+from loadtest.workload import People, orders
+from tests.loadtest.sellers import an_sla, served
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two thousand people."""
+    folder = tmp_path_factory.mktemp("feed")
+    make_feed(folder, 2_000, 1, datetime.now(SHANGHAI), court="test")
+    return folder / PEOPLE
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """A checker with two thousand people."""
+    with Stand(tmp_path_factory.mktemp("stand"), people=2_000, memory=True) as started:
+        yield started
+
+
+def a_plan(file: Path, target: str, people: Path, **more: Any) -> Plan:
+    """What to drive, without a prober unless asked for."""
+    return replace(Plan(sla=slas.read(file), sla_file=file, targets=(target,), people=people, probe=False), **more)
+
+
+def frozen(plan: Plan, folder: Path, pid: int, after_s: float, seconds: float) -> Driven:
+    """Drive, and stop the target's process for a while in the middle."""
+    thread: list[threading.Thread] = []
+
+    def freeze() -> None:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+
+    def progress(told: dict[str, Any]) -> None:
+        if told["now_s"] >= after_s and not thread:
+            thread.append(threading.Thread(target=freeze))
+            thread[0].start()
+
+    try:
+        return drive(plan, folder, progress)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        for each in thread:
+            each.join()
+
+
+def worker_of(stand: Stand) -> int:
+    """The process that answers."""
+    from loadtest.meter import listeners
+
+    (pid,) = listeners(stand.target.address)
+    return pid
+
+
+def test_a_target_frozen_for_two_seconds_shows_in_the_percentiles(stand: Stand, tmp_path: Path) -> None:
+    """Calls due while nothing answered count from when they should have started: two of six seconds are a third of the
+    calls, waiting between 0 and 2 s, so p90 and p99 show the stall. Nothing was skipped."""
+    file = an_sla(tmp_path, rate=60, seconds=6)
+    driven = frozen(a_plan(file, stand.target.address, stand.people), tmp_path, worker_of(stand), 1.0, 2.0)
+    whole = driven.recorder.select()
+    expected = list(
+        orders(
+            People.read(stand.people),
+            slas.read(file).tenants,
+            rate_per_s=60,
+            seconds=6,
+            seed="1, process 0 of 1, run",
+        )
+    )
+
+    assert (whole.percentile_us(99) or 0) > 1_500_000
+    assert (whole.percentile_us(90) or 0) > 700_000
+    assert (whole.percentile_us(50) or 0) < 500_000
+    assert whole.calls == len(expected)
+    assert whole.checks == sum(len(order.items) for order in expected)
+    assert whole.wrong == 0, driven.recorder.told
+
+
+def test_a_bound_on_calls_in_flight_hides_no_stall_and_is_said(stand: Stand, tmp_path: Path) -> None:
+    """With two slots nearly every call of the stall starts late; it still counts from its intended start, and the run
+    says that the slots were busy."""
+    plan = a_plan(an_sla(tmp_path, rate=60, seconds=5), stand.target.address, stand.people, in_flight=2)
+    driven = frozen(plan, tmp_path, worker_of(stand), 1.0, 2.0)
+
+    assert (driven.recorder.select().percentile_us(90) or 0) > 700_000
+    assert driven.pace.held > 15
+    assert any("slots busy" in text for text in limits(driven.pace, driven.during))
+
+
+def test_the_targets_processor_time_is_seen(stand: Stand, tmp_path: Path) -> None:
+    """The listener of a local port is found by itself, and used between 1 µs and 10 ms per check."""
+    driven = drive(a_plan(an_sla(tmp_path, seconds=3), stand.target.address, stand.people), tmp_path)
+
+    assert driven.watched
+    assert 1 < (driven.server_cpu_us or 0) < 10_000
+    assert 1 < (driven.loader_cpu_us or 0) < 100_000
+    assert len(driven.samples) >= 3
+
+
+def test_processes_share_the_rate_and_lose_nothing(people: Path, tmp_path: Path) -> None:
+    """Two loader processes make as many calls as the target saw, warm-up apart."""
+    file = an_sla(tmp_path, rate=150, seconds=2)
+    with served(people) as (address, servicer):
+        driven = drive(a_plan(file, address, people, processes=2, warmup_s=0.0), tmp_path)
+
+        assert driven.pace.processes == 2
+        assert driven.recorder.select().calls == servicer.calls > 50
+
+
+def test_failures_are_counted_by_status_and_an_abort_ends_the_run(people: Path, tmp_path: Path) -> None:
+    """A target that refuses everything ends a long run after two seconds, with the reason and the status."""
+    import grpc
+
+    abort = "[abort]\nover_s = 1\nerror_share = 0.5"
+    with served(people) as (address, servicer):
+        servicer.status = grpc.StatusCode.RESOURCE_EXHAUSTED
+        driven = drive(a_plan(an_sla(tmp_path, seconds=60, more=abort), address, people), tmp_path)
+    whole = driven.recorder.select()
+
+    assert "error_share" in driven.problem
+    assert set(whole.errors) == {"RESOURCE_EXHAUSTED"}
+    assert driven.recorder.seconds < 15
+
+
+def test_a_target_that_is_not_there_is_named(people: Path, tmp_path: Path) -> None:
+    """Nothing is started when nobody answers."""
+    plan = a_plan(an_sla(tmp_path), "127.0.0.1:1", people)
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1 cannot be reached"):
+        drive(plan, tmp_path)
+
+    assert time.monotonic() - began < 20
+    assert not (tmp_path / "locust.log").exists()

@@ -1,0 +1,203 @@
+"""Claims about the locustfile: it is one that any locust user can run, and its processes' figures come together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
+from loadtest.measured import Recorder
+from loadtest.pace import Pace
+from loadtest.stand import Stand, stop
+from tests.loadtest.sellers import FromFile, served
+from tests.waiting import until
+
+LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two thousand people."""
+    folder = tmp_path_factory.mktemp("feed")
+    make_feed(folder, 2_000, 1, datetime.now(SHANGHAI), court="test")
+    return folder / PEOPLE
+
+
+@pytest.fixture
+def service(people: Path) -> Iterator[tuple[str, FromFile]]:
+    """A service that knows the right answers."""
+    with served(people) as pair:
+        yield pair
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def command(address: str, people: Path, *more: str) -> list[str]:
+    """Locust on our locustfile."""
+    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", address, "--people", str(people), *more]
+
+
+def headless(address: str, people: Path, folder: Path, *more: str) -> tuple[Recorder, Pace, Json]:
+    """Run to the end; what was measured."""
+    out = folder / "measured.json"
+    options = ["--headless", "--only-summary", "--measured", str(out), "--loglevel", "WARNING"]
+    done = subprocess.run(
+        command(address, people, *options, *more), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert out.exists(), done.stderr
+    made = json.loads(out.read_text())
+    return Recorder.from_json(made["recorder"]), Pace.from_json(made["pace"]), made
+
+
+def test_closed_loop_users_make_the_call_they_are_named_for(tmp_path: Path) -> None:
+    """Unary, Batch and Stream users ask a checker by their own call, and every answer is the one that is right."""
+    users = ["--users", "3", "--spawn-rate", "3", "--seconds", "1", "Unary", "Batch", "Stream"]
+    with Stand(tmp_path, people=2_000, memory=True) as stand:
+        recorder, pace, made = headless(stand.target.address, stand.people, tmp_path, *users)
+    whole = recorder.select()
+
+    assert {rpc for _, rpc in recorder.series} == {"Check", "BatchCheck", "StreamCheck"}
+    assert whole.wrong == 0, recorder.told
+    assert whole.checks == whole.answered > 20
+    assert 20 < (whole.percentile_us(50) or 0) < 1e6
+    assert (recorder.seconds, made["problem"], pace.calls) == (1.0, "", 0)
+
+
+def test_the_figures_of_worker_processes_come_together(
+    service: tuple[str, FromFile], people: Path, tmp_path: Path
+) -> None:
+    """In an open loop of two processes each makes half the rate, and no call that the service saw is missing."""
+    address, servicer = service
+    port = str(free_port())
+    more = ["--rate", "200", "--seconds", "2", "--users", "16", "--spawn-rate", "16", "--processes", "2"]
+    more += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
+    recorder, pace, _ = headless(address, people, tmp_path, *more)
+    whole = recorder.select()
+
+    assert (pace.processes, pace.slots) == (2, 16)
+    assert servicer.calls == whole.calls == sum(second.calls for second in recorder.by_second.values())
+    assert 250 < whole.checks < 550  # a Poisson process with orders of up to 9
+    assert recorder.seconds == 2.0
+    assert pace.calls == whole.calls
+
+
+def ask(url: str, form: Json | None = None) -> Json:
+    """The web UI's own interface."""
+    data = urlencode(form).encode() if form is not None else None
+    with urllib.request.urlopen(url, data=data, timeout=5) as answer:  # noqa: S310 - http, to loopback
+        return dict(json.loads(answer.read()))
+
+
+def serves(url: str) -> bool:
+    """Whether the web UI is up."""
+    try:
+        ask(f"{url}/stats/requests")
+    except OSError:
+        return False
+    return True
+
+
+def test_the_web_ui_starts_shows_and_stops_a_test(service: tuple[str, FromFile], people: Path, tmp_path: Path) -> None:
+    """As any locust user expects; and it shows fractions of a millisecond, which locust alone rounds away."""
+    url = f"http://127.0.0.1:{free_port()}"
+    options = ["--web-host", "127.0.0.1", "--web-port", url.rpartition(":")[2], "--loglevel", "WARNING"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command(service[0], people, *options, "Unary"),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            until(lambda: serves(url) or process.poll() is not None, 30)
+            assert ask(f"{url}/swarm", {"user_count": 4, "spawn_rate": 4, "host": service[0]})["success"]
+            until(lambda: len(ask(f"{url}/stats/requests")["stats"]) > 2, 20)
+            running = ask(f"{url}/stats/requests")
+            medians = [each["median_response_time"] for each in running["stats"]]
+
+            assert (running["state"], running["user_count"]) == ("running", 4)
+            assert {each["method"] for each in running["stats"]} == {"Check", ""}
+            assert any(median != int(median) for median in medians)
+            assert ask(f"{url}/stop", {})["success"]
+            until(lambda: ask(f"{url}/stats/requests")["state"] == "stopped", 10)
+        finally:
+            stop(process)
+
+
+def test_a_wrong_answer_is_a_failure_in_locusts_tables(
+    service: tuple[str, FromFile], people: Path, tmp_path: Path
+) -> None:
+    """A service that allows everybody is found out: counted, described by row, and locust exits 1."""
+    address, servicer = service
+    servicer.wrong = True
+    more = ["--users", "8", "--spawn-rate", "8", "--seconds", "1.5", "--batch", "100", "Batch"]
+    recorder, _, _ = headless(address, people, tmp_path, *more)
+
+    assert recorder.select().wrong > 0
+    assert any("expected BARRED, got ALLOWED" in text and "line " in text for text in recorder.told)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--people", "/nowhere.csv"], "--people /nowhere.csv: No such file or directory; name the feed's people.csv"),
+        (["--host", ""], "--host ADDR[,ADDR]: is missing; name whom to ask"),
+        (["--sla", "/nowhere.toml"], "--sla /nowhere.toml: No such file or directory; name an SLA file"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(people: Path, options: list[str], said: str) -> None:
+    """No traceback: the option and the remedy."""
+    done = subprocess.run(
+        command("127.0.0.1:1", people, "--headless", *options), capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupting_a_run_still_hands_over_what_was_measured(
+    service: tuple[str, FromFile], people: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C ends the run; the figures so far are written, with a word about why they are few."""
+    out, told = tmp_path / "measured.json", tmp_path / "told.jsonl"
+    options = ["--headless", "--only-summary", "--measured", str(out), "--progress", str(told), "--rate", "100"]
+    process = subprocess.Popen(
+        command(service[0], people, *options, "--users", "8", "--spawn-rate", "8"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: told.exists() and len(told.read_text().splitlines()) >= 3, 30)
+        began = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(20)
+    finally:
+        stop(process)
+    made = json.loads(out.read_text())
+    recorder = Recorder.from_json(made["recorder"])
+
+    assert made["problem"] == "stopped from outside"
+    assert recorder.select().calls > 20
+    assert 1 < recorder.seconds < 20
+    assert time.monotonic() - began < 20
