@@ -112,10 +112,11 @@ class _Held:
         held.position, held.pages, held.beat = loaded.position, loaded.pages, loaded.beat
         return held
 
-    def same_journal(self, other: Snapshot) -> bool:
-        """Whether the other's position and ours are places on one line."""
-        ours, theirs = self.header, other.header
-        return (ours.centre_id, self.position.journal_id) == (theirs.centre_id, theirs.journal_id)
+    def continued_by(self, other: Snapshot) -> bool:
+        """Whether the other snapshot and what has followed on ours hold all that ours and that hold: same centre and
+        journal, and not an earlier place in it."""
+        same = (self.header.centre_id, self.position.journal_id) == (other.header.centre_id, other.header.journal_id)
+        return same and self.snapshot.position.entry <= other.position.entry
 
     def take(self, added: Additions) -> None:
         """Additions that follow on our position."""
@@ -356,8 +357,8 @@ class Sync:
                     beat = journal.heartbeat_of(event, target.key)
                     if beat is None:
                         raise SyncFailed(f"centre {address}: a heartbeat that does not fit its seal")
-                    if beat.position != position or beat.sent_ms < sent_ms:
-                        continue  # late, or of another stream: nothing can be said by it
+                    if beat.position != position or beat.sent_ms <= sent_ms:
+                        continue  # late, repeated, or of another stream: nothing can be said by it
                     sent_ms = beat.sent_ms
                     self._hear(target, beat, event)
                     if until_beat:
@@ -533,7 +534,7 @@ class Sync:
             )
         elif self._candidate is None:
             self._alarm("centre", "")
-        if self._candidate is not None or not held.same_journal(snapshot):
+        if self._candidate is not None or not held.continued_by(snapshot):
             self._candidate = fresh
             self._turned.set()
             return

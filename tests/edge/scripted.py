@@ -185,18 +185,20 @@ class ScriptedCentre(filter_pb2_grpc.FilterServiceServicer):
         self.entries += listed
         self.wake()
 
-    def publish(self, *, built_ms: int | None = None, keep: int = 2) -> int:
-        """An epoch of all that is acknowledged; the last `keep` are served."""
+    def publish(self, *, keep: int = 2, late: int = 0) -> int:
+        """An epoch of all that is acknowledged, but for the `late` last keys; the last `keep` are served."""
         self.epoch += 1
+        late = min(late, len(self.entries) - self.trimmed)
+        listed = self.acknowledged[: len(self.acknowledged) - late]
         self.served[self.centre_id, self.epoch] = a_snapshot(
-            self.acknowledged,
+            listed,
             keys=self.keys,
             centre_id=self.centre_id,
             epoch=self.epoch,
-            position=self.end,
-            feed_sequence=len(self.acknowledged),
+            position=Position(self.journal_id, len(self.entries) - late),
+            feed_sequence=len(listed),
             book=self.book,
-            built_ms=now_ms() + self.clock_off_ms if built_ms is None else built_ms,
+            built_ms=now_ms() + self.clock_off_ms if not late else NOW,
         )
         for gone in list(self.served)[:-keep]:
             del self.served[gone]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from checker.core.changes import Position
 from checker.core.decision import AnsweredBy, Outcome, Reason
 from checker.core.freshness import AsOf
 from checker.core.lookup import EVERYTHING
@@ -384,6 +385,46 @@ async def test_a_forged_or_repeated_heartbeat_is_not_believed(centre: ScriptedCe
         await eventually(lambda: len(kept) > 5)
         lag = edge.live.lag_ms()
         assert lag >= now_ms() - kept[0].heartbeat.sent_time.ToMilliseconds() - 5
+
+
+async def test_what_follows_on_a_lost_message_is_not_applied(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """The second of two additions, rightly sealed, follows on what we lack: it waits until the first was sent again."""
+    lost: list[pb.WatchChangesResponse] = []
+
+    def lose_one(message: pb.WatchChangesResponse) -> pb.WatchChangesResponse | None:
+        if message.HasField("additions") and not lost:
+            lost.append(message)
+            return None
+        return message
+
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        centre.message = lose_one
+        centre.add(a_key(1000))
+        await eventually(lambda: lost)
+        assert edge.sync.position == Position(centre.journal_id, 100)
+        centre.add(a_key(1001))
+        await eventually(lambda: edge.sync.position == centre.end)
+        assert edge.holds(1000, 1001)
+        assert len(centre.watched) == 2
+
+
+async def test_a_repeated_heartbeat_makes_nothing_younger(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Our clock is an hour behind, so only our steady clock tells the lag: the same heartbeat again does not set it."""
+    async with serving(centre) as address:
+        edge = Edge(tmp_path, address)
+        edge.live._clock_ms = lambda: now_ms() - 3_600_000
+        kept: list[pb.WatchChangesResponse] = []
+
+        def repeated(message: pb.WatchChangesResponse) -> pb.WatchChangesResponse:
+            kept.append(message)
+            return kept[0]
+
+        centre.message = repeated
+        await edge.sync.start(5)
+        await eventually(lambda: len(kept) > 15)
+        assert edge.live.lag_ms() > 200  # fifteen heartbeats of 20 ms
+        await edge.stop()
 
 
 async def test_silence_breaks_the_stream(centre: ScriptedCentre, tmp_path: Path) -> None:

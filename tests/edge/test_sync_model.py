@@ -24,7 +24,21 @@ from tests.waiting import eventually
 PACE = Pace(
     jitter=0.02, silence=0.2, first_retry=0.005, longest_retry=0.03, look=0.02, log_beat=0.02, canary=60, chunk=0.3
 )
-STEPS = ("add", "publish", "trim", "generation", "restored", "cut", "corrupt", "lose", "away", "mute", "stop", "kill")
+STEPS = (
+    "add",
+    "publish",
+    "late",
+    "trim",
+    "generation",
+    "restored",
+    "cut",
+    "corrupt",
+    "lose",
+    "away",
+    "mute",
+    "stop",
+    "kill",
+)
 
 
 class World:
@@ -54,6 +68,11 @@ class World:
 
     def publish(self) -> None:
         self.centre.publish()
+
+    def late(self) -> None:
+        """An epoch whose scan began a while ago: part of the journal follows on it."""
+        self.add()
+        self.centre.publish(late=self.chance.randint(1, 60))
 
     def trim(self) -> None:
         """The journal forgets all before the newest epoch."""
