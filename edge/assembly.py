@@ -15,9 +15,7 @@ from typing import NamedTuple
 from checker import rulebooks
 from checker.core.freshness import HOUR_MS, MINUTE_MS, Limits
 from checker.core.stand_in import EdgeLimits
-from checker.errors import UsageError
 from checker.keys import EdgeKeys
-from checker.rpc.tls import is_loopback
 from edge.advice import CAPACITY, AdviceQueue
 from edge.centre import Centre, ClientTls
 from edge.live import Live, Numbers
@@ -57,22 +55,6 @@ class EdgeSettings(NamedTuple):
     def edge_limits(self) -> EdgeLimits:
         """The filter's age, as core wants it."""
         return EdgeLimits(self.fresh_seconds * 1000, self.stale_hours * HOUR_MS)
-
-
-def addresses(centre: str | Sequence[str]) -> list[str]:
-    """The addresses in HOST:PORT,HOST:PORT,... or a list of them."""
-    given = centre.split(",") if isinstance(centre, str) else centre
-    return [address.strip() for address in given]
-
-
-def check_centre(where: Sequence[str], tls: ClientTls | None, *, insecure_plaintext: bool) -> None:
-    """Refuse to speak to the centre in a way that others could read or forge. Raises UsageError with the remedy."""
-    beyond = [address for address in where if address and not is_loopback(address)]
-    if beyond and tls is None and not insecure_plaintext:
-        raise UsageError(
-            f"centre {beyond[0]}: is not on this machine, and without TLS others could read and change what it says: "
-            "give the authority of its certificate and this edge's own certificate and key"
-        )
 
 
 class Edge:

@@ -8,6 +8,7 @@ import grpc.aio
 
 from checker.errors import UsageError
 from checker.rpc.client import open_channel
+from checker.rpc.tls import is_loopback
 
 
 class ClientTls(NamedTuple):
@@ -19,14 +20,28 @@ class ClientTls(NamedTuple):
     server_name: str | None = None
 
 
+def addresses(centre: str | Sequence[str]) -> list[str]:
+    """The addresses in HOST:PORT,HOST:PORT,... or a list of them."""
+    given = centre.split(",") if isinstance(centre, str) else centre
+    return [address.strip() for address in given]
+
+
+def check_centre(where: Sequence[str], tls: ClientTls | None, *, insecure_plaintext: bool) -> None:
+    """Refuse to speak to the centre in a way that others could read or forge. Raises UsageError with the remedy."""
+    _check_addresses(where)
+    beyond = [address for address in where if not is_loopback(address)]
+    if beyond and tls is None and not insecure_plaintext:
+        raise UsageError(
+            f"centre {beyond[0]}: is not on this machine, and without TLS others could read and change what it says: "
+            "give the authority of its certificate and this edge's own certificate and key"
+        )
+
+
 class Centre:
     """Channels, one per address and use, opened when first asked for. Raises UsageError for addresses or files."""
 
     def __init__(self, addresses: Sequence[str], tls: ClientTls | None = None) -> None:
-        if not addresses or not all(address.strip() for address in addresses):
-            raise UsageError("centre: name at least one address, as HOST:PORT")
-        if len(set(addresses)) != len(addresses):
-            raise UsageError("centre: an address is named twice")
+        _check_addresses(addresses)
         if tls is not None:
             _check(tls)
         self.addresses = tuple(addresses)
@@ -54,6 +69,13 @@ class Centre:
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
             await channel.close()
+
+
+def _check_addresses(where: Sequence[str]) -> None:
+    if not where or not all(where):
+        raise UsageError("centre: name at least one address, as HOST:PORT,HOST:PORT,...")
+    if len(set(where)) != len(where):
+        raise UsageError("centre: an address is named twice")
 
 
 def _check(tls: ClientTls) -> None:

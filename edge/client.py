@@ -30,8 +30,8 @@ from checker.keys import EdgeKeys
 from checker.rpc.decision_id import new_decision_id
 from edge.advice import Advice
 from edge.answer import Answer
-from edge.assembly import Edge, EdgeSettings, addresses, check_centre
-from edge.centre import ClientTls
+from edge.assembly import Edge, EdgeSettings
+from edge.centre import ClientTls, addresses, check_centre
 from edge.lifetime import Lifetime
 from edge.live import Live
 from edge.request import Item, ItemTuple, Purchases, query

@@ -12,8 +12,8 @@ from checker.errors import UsageError
 from checker.rpc.tls import TlsFiles
 from checker.settings import at_least, from_to, one_of, setting, tls_problems
 from checker.settings import load as load_settings
-from edge.assembly import EdgeSettings, addresses, check_centre
-from edge.centre import ClientTls
+from edge.assembly import EdgeSettings
+from edge.centre import ClientTls, addresses, check_centre
 
 PREFIX = "EDGE_"
 _ANSWERS = EdgeSettings()
