@@ -19,7 +19,6 @@ Every refusal is one of the constants below, so no refusal can carry a piece of 
 
 import re
 import unicodedata
-from calendar import isleap
 from collections.abc import Callable
 from enum import IntEnum
 from functools import lru_cache
@@ -239,13 +238,14 @@ _DAYS: Final = {
     for month in range(1, 13)
     for digits in map(f"{month:02}{{:02}}".format, range(1, _MONTH_DAYS[month] + 1))
 }
+_LEAP_YEARS: Final = frozenset(map(str, range(1800, 2100, 4))) - {"1800", "1900"}
 _CLEAN_DAYS: Final = {digits: value for digits, value in _DAYS.items() if digits != "0229"}  # of every year
 
 
 def _birthday(digits: str) -> tuple[int, int]:
     """Eight characters -> the date as yyyymmdd and its share; 0, 0: there is no such date from 1800 to 2099."""
     year, day = _YEARS.get(digits[:4]), _DAYS.get(digits[4:])
-    if year is None or day is None or (digits[4:] == "0229" and not isleap(int(digits[:4]))):
+    if year is None or day is None or (digits[4:] == "0229" and digits[:4] not in _LEAP_YEARS):
         return 0, 0
     return (year + day) >> 5, (year + day) & 31
 
