@@ -8,9 +8,9 @@ What is said of a purchase, and how a filter miss is answered, is remembered: ne
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -88,6 +88,80 @@ def query(request: pb.CheckRequest, rulebook: Rulebook, now_ms: int) -> Query:
 
 
 _new: Callable[[type[Query], tuple[Any, ...]], Query] = tuple.__new__
+
+
+class Plain(NamedTuple):
+    """A question as nearly all callers put it, read from the bytes of its CheckRequest."""
+
+    item: bytes  # item_id, serialised as field 1: of an answer too; b"" when there is none
+    query: Query
+
+
+def plain(raw: bytes) -> Plain | None:
+    """What `query` makes of these bytes, where they are a plain question; None: have protobuf read them.
+
+    Plain is a document with its type, and perhaps a name, asked about one purchase that has nothing wrong, fields in
+    the order of their numbers as all writers leave them, no trace. A protobuf message makes a Python object of each
+    part that is looked at: this saves 2 µs of 10 for a whole call, and 10 of 35 with caches as cold as a server's are.
+    """
+    try:
+        # item_id 0A n …, subject 12 n, document 0A n, type 08 t, number 12 n …, country 1A n …, name 1A n …
+        subject = raw[1] + 2 if raw[0] == 0x0A else 0
+        document = subject + 4
+        end = document + raw[subject + 3]
+        number_end = document + 4 + raw[document + 3]
+        if (
+            raw[subject] != 0x12
+            or raw[subject + 2] != 0x0A
+            or raw[document] != 0x08
+            or raw[document + 2] != 0x12
+            or not raw[:end].isascii()  # so every length was one byte, and every text UTF-8
+        ):
+            return None
+        country = name = ""
+        if number_end != end:
+            if raw[number_end] != 0x1A or number_end + 2 + raw[number_end + 1] != end:
+                return None
+            country = raw[number_end + 2 : end].decode()
+        subject_end = subject + 2 + raw[subject + 1]
+        if subject_end != end:
+            if raw[end] != 0x1A or end + 2 + raw[end + 1] != subject_end:  # shorter than the subject: one byte, too
+                return None
+            name = raw[end + 2 : subject_end].decode()
+        document_type = raw[document + 1]
+        purchase_end = subject_end + 2 + raw[subject_end + 1]
+        if raw[subject_end] != 0x1A or raw[subject_end + 1] > 127 or purchase_end > len(raw):
+            return None
+        if document_type not in _DOCUMENT_TYPES:
+            return None
+        purchase, violations = _purchase(raw[subject_end + 2 : purchase_end])
+        act_ms = service_ms = wanted = 0
+        if purchase_end != len(raw):
+            act_ms, service_ms, wanted = _read_times(raw[purchase_end:])
+    except (IndexError, ValueError, DecodeError):  # UnicodeDecodeError is a ValueError
+        return None
+    if violations:
+        return None
+    number = raw[document + 4 : number_end].decode()
+    asked = _new(Query, (purchase, document_type, number, country, None, name, b"", act_ms, service_ms, wanted))
+    return _new_plain(Plain, (raw[:subject], asked))
+
+
+def _read_times(raw: bytes) -> tuple[int, int, int]:
+    """act_time, service_time and min_feed_sequence of a request's last bytes. Raises ValueError if they hold more."""
+    rest = pb.CheckRequest.FromString(raw)
+    known = rest.item_id or rest.HasField("subject") or rest.HasField("purchase") or rest.with_trace
+    if known or rest.SerializeToString() != raw:  # a field that is set to nothing would unset what came before
+        raise ValueError
+    problems: list[Violation] = []
+    act_ms = _milliseconds(rest.act_time, "act_time", problems) if rest.HasField("act_time") else 0
+    service_ms = _milliseconds(rest.service_time, "service_time", problems) if rest.HasField("service_time") else 0
+    if problems:
+        raise ValueError
+    return act_ms, service_ms, rest.min_feed_sequence
+
+
+_new_plain: Callable[[type[Plain], tuple[Any, ...]], Plain] = tuple.__new__
 
 
 def _read_purchase(raw: bytes) -> tuple[p.Purchase, tuple[Violation, ...]]:
@@ -336,8 +410,11 @@ class Renderer:
         self._expire_s = self.second + ALLOWED_FOR_S
         self._ready: dict[int, tuple[Decision, bytes]] = {}
 
-    def ready(self, decision: Decision, item_id: str) -> bytes:
-        """A serialised CheckResponse. Only for the decisions a rulebook keeps: each is remembered by its identity."""
+    def ready(self, decision: Decision, item: bytes) -> bytes:
+        """A serialised CheckResponse. Only for the decisions a rulebook keeps: each is remembered by its identity.
+
+        `item`: its item_id, serialised as field 1.
+        """
         known = self._ready.get(id(decision))
         if known is None:  # the entry keeps its decision alive, so the id stays that one's
             written = pb.CheckResponse()
@@ -345,7 +422,7 @@ class Renderer:
             known = (decision, written.SerializeToString())
             if len(self._ready) < _READY:
                 self._ready[id(decision)] = known
-        return known[1] + delimited(item_id.encode()) if item_id else known[1]
+        return known[1] + item
 
     def write(self, into: pb.CheckResponse, decision: Decision) -> None:
         """Write all of the answer but item_id, decision_id and trace. `decision` is as the caller may see it."""

@@ -403,6 +403,129 @@ def test_any_bytes_that_parse_are_a_question_or_refused(noise: bytes, random: An
         _refused_or_read(request)
 
 
+PLAIN: list[dict[str, Any]] = [
+    {},
+    {"item_id": "1"},
+    {"item_id": "x" * 125, "purchase": {"train": {"train_code": "G1", "seat_code": "O", "seat_name": "二等座"}}},
+    {"subject": {"document": {"type": "DOCUMENT_TYPE_RESIDENT_ID", "number": DEBTOR}, "name": "张三"}},
+    {"subject": {"document": {"type": "DOCUMENT_TYPE_FOREIGN_PASSPORT", "number": "E00001", "country": "XAA"}}},
+    {
+        "subject": {
+            "document": {"type": "DOCUMENT_TYPE_FOREIGN_PASSPORT", "number": "E00001", "country": "XAA"},
+            "name": "ZHANG/SAN",
+        },
+        "act_time": "2026-03-10T04:00:00Z",
+        "service_time": "2026-03-11T04:00:00.5Z",
+        "min_feed_sequence": "77",
+    },
+]
+
+
+@pytest.mark.parametrize("fields", PLAIN)
+def test_a_plain_question_is_read_from_its_bytes(fields: dict[str, Any]) -> None:
+    """What nearly all callers send needs no message object, and gives the same question and item."""
+    request = a_request(**fields)
+    plain = wire.plain(request.SerializeToString())
+
+    assert plain is not None
+    assert plain.query == read(request)
+    assert plain.item == pb.CheckResponse(item_id=request.item_id).SerializeToString()
+
+
+ODD = [  # fields once more, unset, unknown, of another type, cut short, in longer varints, not UTF-8
+    *(b"", b"\x0a\x00", b"\x0a\x01b", b"\x12\x00", b"\x1a\x00", b"\x1a\x02\x12\x00", b"\x22\x00", b"\x2a\x02\x10\x01"),
+    *(
+        b"\x30\x00",
+        b"\x30\x05",
+        b"\x38\x00",
+        b"\x38\x01",
+        b"\x7a\x01z",
+        b"\x10\x01",
+        b"\x0a",
+        b"\x82\x00",
+        b"\xe5\xbc\xa0",
+    ),
+    *(b"\xff", b"\x80", b"\x92\x00\x00", b"\x22\x02\x1a\x00", b"\x1a\x01z", b"\x12\x02\x12\x00", b"\x12\x03\x1a\x01z"),
+]
+
+
+def _part(tag: int, content: bytes) -> bytes:
+    """A length-delimited field of any length below 16 384."""
+    length = bytes([len(content)]) if len(content) < 128 else bytes([len(content) & 127 | 128, len(content) >> 7])
+    return bytes([tag]) + length + content
+
+
+@st.composite
+def plain_or_odd(draw: st.DrawFn) -> bytes:
+    """Bytes like a plain question's, with odd pieces at every seam and lengths that fit them, then perhaps damaged."""
+
+    def odd() -> bytes:
+        return draw(st.sampled_from(ODD)) if draw(st.integers(0, 29)) == 0 else b""
+
+    def perhaps(field: bytes) -> bytes:
+        return field if draw(st.booleans()) else b""
+
+    texts = st.sampled_from(
+        [DEBTOR, "E00001", "XAA", "张三", "x" * 126, "x" * 127, "x" * 128, "张" * 41, "张" * 60, ""]
+    )
+    kind = draw(
+        st.sampled_from([b"\x08\x01", b"\x08\x06", b"\x08\x01", b"\x08\x00", b"\x08\x63", b"\x08\x81\x00", b""])
+    )
+    number, country, name, item = (draw(texts).encode() for _ in range(4))
+    document = odd() + kind + odd() + _part(0x12, number) + odd() + perhaps(_part(0x1A, country)) + odd()
+    subject = odd() + _part(0x0A, document) + odd() + perhaps(_part(0x1A, name)) + odd()
+    request = a_request(**draw(st.sampled_from(PLAIN)))
+    request.ClearField("subject")
+    request.ClearField("item_id")
+    raw = (
+        odd() + perhaps(_part(0x0A, item)) + odd() + _part(0x12, subject) + odd() + request.SerializeToString() + odd()
+    )
+    for _ in range(draw(st.integers(0, 1))):
+        at = draw(st.integers(0, len(raw)))
+        raw = raw[:at] + draw(st.sampled_from(ODD) | st.binary(max_size=2)) + raw[at + draw(st.integers(0, 2)) :]
+    return raw
+
+
+def _as_protobuf_reads_it(raw: bytes) -> None:
+    plain = wire.plain(raw)
+    if plain is not None:
+        request = pb.CheckRequest.FromString(raw)
+        assert plain.query == read(request), raw
+        assert pb.CheckResponse.FromString(plain.item) == pb.CheckResponse(item_id=request.item_id), raw
+        assert not request.with_trace, raw
+
+
+@given(plain_or_odd())
+@settings(max_examples=1000)
+def test_bytes_are_read_as_protobuf_reads_them_or_not_at_all(raw: bytes) -> None:
+    """No bytes give another question, item or wish for a trace than their message does, and none that is refused."""
+    _as_protobuf_reads_it(raw)
+
+
+LONG_SEAT = {"purchase": {"train": {"train_code": "G1", "seat_name": "二" * 60}}}
+
+
+@pytest.mark.parametrize("fields", [*PLAIN, LONG_SEAT])
+def test_damaged_bytes_are_read_as_protobuf_reads_them_or_not_at_all(fields: dict[str, Any]) -> None:
+    """Nor do they with any one byte exchanged for any other, or any odd piece anywhere in the place of up to two."""
+    whole = a_request(**fields).SerializeToString()
+    for at in range(len(whole)):
+        for byte in range(256):
+            _as_protobuf_reads_it(whole[:at] + bytes([byte]) + whole[at + 1 :])
+    for at, odd, dropped in product(range(len(whole) + 1), ODD, range(3)):
+        _as_protobuf_reads_it(whole[:at] + odd + whole[at + dropped :])
+
+
+def test_a_plain_question_leaves_nothing_of_a_person_behind() -> None:
+    """Only the purchase's bytes are remembered: any number of people asking about one purchase are one entry."""
+    wire._purchase.cache_clear()
+    for number in range(50):
+        subject = {"document": {"type": "DOCUMENT_TYPE_PRC_PASSPORT", "number": f"E0000{number:04}"}, "name": "张三"}
+        assert wire.plain(a_request(subject=subject, item_id=str(number)).SerializeToString()) is not None
+
+    assert wire._purchase.cache_info().currsize == 1
+
+
 # --- out
 
 DECISIONS = [
@@ -514,7 +637,9 @@ def test_a_ready_made_answer_equals_a_fresh_one() -> None:
     for decision in [decision for decision in DECISIONS if decision.rule_id == "flight"]:
         fresh = pb.CheckResponse(item_id="a")
         wire.Renderer(rulebook(), as_of, NOW).write(fresh, decision)
-        assert [pb.CheckResponse.FromString(renderer.ready(decision, "a")) for _ in range(3)] == [fresh] * 3
+        assert [pb.CheckResponse.FromString(renderer.ready(decision, wire.delimited(b"a"))) for _ in range(3)] == [
+            fresh
+        ] * 3
 
 
 @pytest.mark.parametrize("item_id", ["", "a", "x" * 127, "x" * 128, "单" * 128, "𠮷" * 128])
@@ -522,7 +647,7 @@ def test_a_ready_made_answer_bears_any_item_id(item_id: str) -> None:
     """Ids of no, one and two bytes of length come back as they were sent, alone and within a batch."""
     miss = rulebook().screen(p.Flight(), NOW).miss
     renderer = wire.Renderer(rulebook(), AsOf(7, NOW, 0, 0), NOW)
-    raw = renderer.ready(miss, item_id)
+    raw = renderer.ready(miss, wire.delimited(item_id.encode()))
     batch = pb.BatchCheckResponse.FromString(wire.delimited(raw) * 3)
 
     assert pb.CheckResponse.FromString(raw).item_id == item_id
@@ -543,7 +668,7 @@ def test_ready_made_answers_are_bounded_and_never_mixed_up() -> None:
     for number in range(6_000):
         advisories = (Advisory.STALE_DATA,) if number % 2 else ()
         made = Decision(Outcome.ALLOWED, Reason.NOT_LISTED, AnsweredBy.FILTER, advisories)
-        answer = pb.CheckResponse.FromString(renderer.ready(made, ""))
+        answer = pb.CheckResponse.FromString(renderer.ready(made, b""))
         assert [int(advisory) for advisory in answer.advisory] == [int(advisory) for advisory in advisories]
 
     assert len(renderer._ready) < 6_000

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from checker.rpc.interceptors import Guard, Limits, current_call, describe
+from checker.errors import InvalidRequest
+from checker.rpc.interceptors import Call, Guard, Limits, Quick, current_call, describe
 from checker.rpc.quota import Quota, create
 from checker.rpc.roles import LOOPBACK, Caller, Callers, Role, Roles
 from proto.checker.v1 import check_pb2, check_pb2_grpc
@@ -126,6 +127,54 @@ async def test_a_quota_counts_items_of_batches_and_streams(tmp_path: Path) -> No
             assert str(error.details()).startswith("quota of 0.001 checks/s used up for caller anonymous: ")
         quota.close()
     assert refused == [("anonymous", 1)] * 3
+
+
+class Quickly(Tiny):
+    """Answers at once where item_id begins with q; leaves to the handler what is `qleft`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_quickly: list[Call] = []
+        self.quick = {"Check": Quick(lambda raw: raw if raw[2:3] == b"q" else None, self._at_once)}
+
+    def _at_once(self, raw: bytes, call: Call) -> bytes | None:
+        self.asked_quickly.append(call)
+        if raw[2:] == b"qmalformed":
+            raise InvalidRequest([("item_id", "is malformed: send another")])
+        return None if raw[2:] == b"qleft" else raw
+
+
+async def test_a_quick_answer_costs_what_a_handlers_does(tmp_path: Path) -> None:
+    """Either way a call is counted in, paid from the quota once, observed once, and its error becomes a status."""
+    caller = Caller("anonymous", Role.BOOKING, None, 0.001, 4.0)
+    roles = Roles({}, caller)
+    create(tmp_path / "quota", roles)
+    quota = Quota(tmp_path / "quota", roles, on_refused=lambda name, items: None)
+    seen: list[tuple[grpc.StatusCode, int]] = []
+    servicer = Quickly()
+
+    def observe(method: str, code: grpc.StatusCode, seconds: float, items: int) -> None:
+        seen.append((code, items))
+
+    callers = Callers.plaintext(loopback=False, roles=roles)
+    async with (
+        served(callers, quota=quota, observe=observe, servicer=servicer) as tiny,
+        grpc.aio.insecure_channel(tiny.address) as channel,
+    ):
+        stub = _stub(channel)
+        answers = [(await stub.Check(CheckRequest(item_id=item_id))).item_id for item_id in ("q", "qleft", "slow")]
+        malformed = await _fails(stub.Check(CheckRequest(item_id="qmalformed")))
+        overdrawn = await _fails(stub.Check(CheckRequest(item_id="q")))
+        await _until(lambda: len(seen) == 5)
+        assert tiny.guard.admission.in_flight == tiny.guard.live == 0
+    quota.close()
+
+    assert answers == ["q", "qleft", "slow"]
+    assert [call.caller for call in servicer.asked_quickly] == [caller] * 3
+    assert len(servicer.calls) == 2
+    assert malformed.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert overdrawn.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert [code for code, _ in seen] == [grpc.StatusCode.OK] * 3 + [malformed.code(), overdrawn.code()]
 
 
 async def test_a_malformed_request_says_which_field_in_status_details() -> None:

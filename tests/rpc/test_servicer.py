@@ -14,6 +14,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from checker import wire
 from checker.core import document as documents
 from checker.core.freshness import AsOf, Limits
 from checker.core.lookup import EVERYTHING, View
@@ -79,6 +80,7 @@ class WaitingIndex(MemoryIndex):
 
 class Service(NamedTuple):
     stub: "check_pb2_grpc.CheckServiceAsyncStub"
+    raw: "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"  # Check, bytes to bytes
     store: WaitingIndex
     live: LiveFilter
     refusals: list[Refusal]
@@ -126,7 +128,8 @@ async def served() -> AsyncIterator[Service]:
     address = await server.start()
     try:
         async with open_channel(address) as channel:
-            yield Service(check_pb2_grpc.CheckServiceStub(channel), index, live, refusals, as_caller)
+            raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/checker.v1.CheckService/Check")
+            yield Service(check_pb2_grpc.CheckServiceStub(channel), raw, index, live, refusals, as_caller)
     finally:
         index.let.set()
         await server.drain()
@@ -440,6 +443,40 @@ async def test_keys_are_for_edges_and_documents_are_not(service: Service) -> Non
     unknown = await service.ask(by_key, EDGE)
     assert (unknown.outcome, unknown.reason) == (pb.OUTCOME_UNKNOWN, pb.REASON_UNKNOWN_KEY)
     assert unknown.decision_id
+
+
+@pytest.mark.parametrize("number", [*MEASURES, CLEAR, CLEAR[:-1]])
+async def test_the_quick_road_and_the_long_one_give_one_answer(service: Service, number: str) -> None:
+    """Bytes that a message is made of and bytes that are read as they are get the same answer and the same evidence."""
+    plain = flight(number, item_id="1").SerializeToString()
+    odd = plain + b"\x38\x00"  # with_trace, set to false as no writer does
+    assert wire.plain(plain) is not None
+    assert wire.plain(odd) is None
+    answers = []
+    for raw in (plain, odd):
+        answer = pb.CheckResponse.FromString(await service.raw(raw))
+        answer.ClearField("decision_id")
+        answers.append(answer)
+    kept = [refusal._replace(decision_id="") for refusal in service.refusals]
+
+    assert answers[0] == answers[1]
+    assert answers[0].item_id == "1"
+    assert kept == kept[:1] * (2 if number == IN_FORCE else 0)
+
+
+@pytest.mark.parametrize("caller", [EDGE, HOTEL])
+async def test_the_quick_road_asks_for_the_same_rights(service: Service, caller: Caller) -> None:
+    """A document from an edge, or a kind not granted, is denied in the same words on both roads."""
+    service.as_caller[0] = caller
+    plain = flight(CLEAR).SerializeToString()
+    texts = []
+    for raw in (plain, plain + b"\x38\x00"):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await service.raw(raw)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        texts.append(refused.value.details())
+
+    assert texts[0] == texts[1]
 
 
 async def test_a_stream_answers_each_item_as_soon_as_it_is_known(service: Service) -> None:
