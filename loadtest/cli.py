@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from loadtest import ask, compare, run
+from loadtest import ask, compare, run, trace
 from loadtest.make_feed import BROKEN, FEED, MANIFEST, PEOPLE, SHANGHAI, make_feed
 
 MOST_PEOPLE = 5_000_000
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add(verbs)
     run.add(verbs)
     compare.add(verbs)
+    trace.add(verbs)
     return parser
 
 

@@ -10,14 +10,18 @@ length of the tenant's name, number of items; the name; per item the length of i
 OUTCOMES, its line in people.csv; the request.
 """
 
+import argparse
 import hashlib
 import os
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from loadtest import expectations as law
-from loadtest.workload import RPCS, Item, Order
+from loadtest import sla as slas
+from loadtest.ask import BadPeople
+from loadtest.workload import RPCS, Item, Order, People, orders
 
 MAGIC = b"xianxiao-trace\x00"
 VERSION = 1
@@ -32,22 +36,22 @@ class BadTrace(Exception):
     """The file is no trace that can be driven; the text says why."""
 
 
-def write(path: Path, orders: Iterable[Order]) -> int:
+def write(path: Path, made: Iterable[Order]) -> int:
     """Write the orders to a file, complete or not at all; returns how many. Raises OSError."""
     part = path.with_name(path.name + ".part")
     try:
-        count = _write(part, orders)
+        count = _write(part, made)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     return count
 
 
-def _write(path: Path, orders: Iterable[Order]) -> int:
+def _write(path: Path, made: Iterable[Order]) -> int:
     count, digest = 0, hashlib.sha256(MAGIC + bytes([VERSION]))
     with path.open("wb") as file:
         file.write(MAGIC + bytes([VERSION]))
-        for order in orders:
+        for order in made:
             content = _pack(order)
             frame = _LENGTH.pack(len(content)) + content
             digest.update(frame)
@@ -87,7 +91,7 @@ def _verify(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(len(MAGIC) + 1)
         if start[: len(MAGIC)] != MAGIC:
-            raise BadTrace("is not a trace of loadtest: write one with `loadtest run --trace FILE`")
+            raise BadTrace("is not a trace of loadtest: write one with `loadtest trace`")
         if start[len(MAGIC) :] != bytes([VERSION]):
             raise BadTrace("is a trace of another version of loadtest: write it again")
         left, digest = path.stat().st_size - len(start) - _SHA256, hashlib.sha256(start)
@@ -103,3 +107,59 @@ def _orders(path: Path) -> Iterator[Order]:
         file.read(len(MAGIC) + 1)
         while size := _LENGTH.unpack(file.read(_LENGTH.size))[0]:
             yield _unpack(file.read(size))
+
+
+def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the verb."""
+    parser = verbs.add_parser(
+        "trace",
+        help="write an SLA's orders to a file, to drive the very same ones again",
+        description="Write the orders of an SLA's workload to a file that `loadtest run --replay FILE` drives: the "
+        "same bytes at the same times, on another machine or version too. Holds invented people only. Exit 0, or 2 "
+        "for wrong input.",
+        epilog="example:\n  loadtest trace --sla rail-peak --people feed/people.csv --rate 500 --out my.trace",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sla", required=True, metavar="FILE", help="SLA file, or the name of one that comes with it")
+    parser.add_argument("--people", required=True, type=Path, metavar="FILE", help="people.csv of `loadtest make-feed`")
+    parser.add_argument("--rate", type=_positive, metavar="R", help="checks per second (default: the SLA's)")
+    parser.add_argument("--seconds", type=_positive, metavar="S", help="length (default: the SLA's)")
+    parser.add_argument("--seed", default="1", metavar="S", help="another seed, other orders (default 1)")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the trace; replaced when there is one")
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError("must be a number above 0")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write and tell; see the verb's help for the exit codes."""
+    sla_file = slas.locate(args.sla)
+    try:
+        sla = slas.read(sla_file)
+        people = People.read(args.people)
+        rate, seconds = args.rate or sla.rate, args.seconds or sla.seconds
+        made = orders(people, sla.tenants, rate_per_s=rate, seconds=seconds, seed=args.seed, profile=sla.profile)
+        count = write(args.out, made)
+    except slas.BadSla as error:
+        return _complain([f"{sla_file}: {problem}" for problem in error.problems])
+    except BadPeople as error:
+        return _complain([f"{args.people}: {error}"])
+    except OSError as error:
+        return _complain([f"{error.filename}: {error.strerror}"])
+    print(f"wrote {args.out}: {count:,} orders, {seconds:g} s at {rate:g} checks/s ({sla.name}, {sla.profile})")
+    print(f"next:  loadtest run --sla {args.sla} --target ADDR --people {args.people} --replay {args.out}")
+    return 0
+
+
+def _complain(lines: list[str]) -> int:
+    for line in lines:
+        print(f"loadtest trace: {line}", file=sys.stderr)
+    return 2

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest import compare
@@ -100,6 +100,7 @@ def test_chance_is_seldom_called_real_and_a_change_of_a_third_is_found() -> None
     assert found >= 990
 
 
+@settings(deadline=None)
 @given(a=VALUES, b=VALUES, times=st.floats(0.01, 100))
 def test_sides_and_units_do_not_matter(a: list[float], b: list[float], times: float) -> None:
     """A and B exchanged give the reciprocal interval; another unit on both sides gives the same one."""

@@ -83,6 +83,7 @@ def test_percentiles_are_those_of_the_samples_to_three_digits(values: list[int],
     assert measured == pytest.approx(exact(values, percentile), rel=0.001, abs=0.5)
 
 
+@settings(deadline=None)
 @given(values=LATENCIES, percentile=st.sampled_from([50.0, 99.0, 100.0]))
 def test_a_second_s_percentiles_are_those_of_its_samples_to_two_percent(values: list[int], percentile: float) -> None:
     """The time series rounds down by at most 1.6 %."""
@@ -152,6 +153,7 @@ def test_json_and_back_changes_nothing(calls: list[tuple]) -> None:  # type: ign
     assert json.dumps(Run.from_json(json.loads(text)).to_json()) == text
 
 
+@settings(deadline=None)
 @given(calls=CALLS)
 def test_every_check_is_counted_once(calls: list[tuple]) -> None:  # type: ignore[type-arg] # likewise
     """Answered and failed checks make up those asked, in the series and over the seconds alike."""

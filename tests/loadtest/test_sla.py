@@ -1,15 +1,17 @@
 """Claims about SLA files and judging: every problem is listed by its place; a limit is kept up to its value."""
 
 import copy
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.measured import Recorder
-from loadtest.sla import READY, BadSla, Line, Sla, abort_reason, holds, judge, locate, parse, read
+from loadtest.sla import READY, BadSla, Line, Sla, Target, abort_reason, holds, judge, locate, parse, read
 from loadtest.workload import BATCH, CHECK, TENANTS, Item
 from proto.checker.v1 import check_pb2 as pb
 
@@ -159,6 +161,17 @@ def test_a_minimum_rate_is_held_against_what_the_profile_asks() -> None:
         an_sla({"profile": "step"}, minimum_rate=61)
 
 
+def test_the_file_shown_in_the_guide_is_an_sla() -> None:
+    """The TOML block of docs/load-testing.md is accepted, and each limit there is has its row in the guide."""
+    guide = (Path(__file__).parents[2] / "docs/load-testing.md").read_text("utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
+    assert parse(tomllib.loads(block)).name == "our-peak"
+    for limit in Target.__slots__[2:]:
+        assert re.search(rf"^\| .*`{limit}`.* \| ", guide, re.MULTILINE), limit
+    for path in READY.glob("*.toml"):
+        assert re.search(rf"`loadtest/slas/{path.name}` \| .* \| {read(path).rate:,.0f} \|", guide), path.name
+
+
 @pytest.mark.parametrize(("content", "problem"), [(b"name = ", "not TOML"), (b"\xff\xfe", "not TOML")])
 def test_a_file_that_is_no_toml_says_where(tmp_path: Path, content: bytes, problem: str) -> None:
     """Half a line and bytes that are no UTF-8 are problems of the file, no tracebacks."""
@@ -168,6 +181,7 @@ def test_a_file_that_is_no_toml_says_where(tmp_path: Path, content: bytes, probl
         read(path)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
@@ -197,6 +211,7 @@ def test_any_document_is_an_sla_or_has_problems(content: dict[str, Any]) -> None
 # -- judging
 
 
+@settings(deadline=None)
 @given(latency_us=st.integers(1, 10_000_000), limit_ms=st.integers(1, 10_000))
 def test_a_percentile_passes_up_to_and_with_its_limit(latency_us: int, limit_ms: int) -> None:
     """At the limit passes; a thousandth above it fails."""
