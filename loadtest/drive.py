@@ -31,7 +31,7 @@ IN_FLIGHT = 256
 """Calls in flight at most, of all processes, unless told otherwise."""
 PROBE_RATE = 50.0
 """Checks per second of the prober, at most; and at most a twentieth of the load."""
-REACH_S = 5.0
+REACH_S = 3.0
 _GRACE_S = 60.0  # for starting up, reading people, draining and handing over
 _PROBE_END_S = 5.0
 _LOCUSTFILE = Path(__file__).parent / "locustfile.py"

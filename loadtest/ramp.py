@@ -23,8 +23,7 @@ def search(first: float, most: int, trials: Sequence[Trial]) -> Iterator[float]:
     """The rates to try. The caller appends each result to `trials` before it asks for the next.
 
     Doubles while the SLA holds, then halves the gap between the highest rate kept and the lowest broken. Ends after
-    `most` trials, when the gap is closed, or when the SLA held but the tester was at its limit: nothing faster can be
-    shown by it.
+    `most` trials, or when the gap is closed.
     """
     rate = first
     while len(trials) < most:
@@ -33,8 +32,6 @@ def search(first: float, most: int, trials: Sequence[Trial]) -> Iterator[float]:
         # A rate that held above one that did not says nothing: the lower one is in doubt.
         low = max((trial.rate for trial in trials if trial.held and (high is None or trial.rate < high)), default=0.0)
         if high is None:
-            if trials[-1].tester_limited:
-                return
             rate = 2 * low
         elif high - low <= CLOSE * high:
             return

@@ -120,7 +120,7 @@ def to_json(report: Report) -> dict[str, Any]:
         ],
         "all": _figures(driven.recorder.select()),
         "wrong_answers": driven.recorder.told,
-        "pace": {
+        "tester": {
             "limits": list(report.limits),
             "processes": driven.pace.processes,
             "slots": driven.pace.slots,

@@ -251,10 +251,10 @@ def _trial(report: Report) -> Trial:
 def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
     """What to drive and where the reports go. Raises InputError."""
     sla, file = _sla(args.sla)
-    if args.stand == bool(args.target or args.people):
+    if args.stand and (args.target or args.people):
         raise InputError("give --target and --people, or --stand alone")
     if not args.stand and not (args.target and args.people):
-        raise InputError("--target and --people belong together: the answers of one are checked with the other")
+        raise InputError("--target and --people belong together, since every answer is checked; or give --stand")
     for name in ("rate", "seconds"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise InputError(f"--{name} must be above 0")

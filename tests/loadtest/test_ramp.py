@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 from loadtest.ramp import CLOSE, Trial, highest, search
 
 
-def a_trial(rate: float, held: bool, tester_limited: bool = False) -> Trial:
+def a_trial(rate: float, held: bool) -> Trial:
     """A trial with this result."""
-    return Trial(rate, held, tester_limited, rate, 1.0, 5.0, 80.0)
+    return Trial(rate, held, False, rate, 1.0, 5.0, 80.0)
 
 
-def searched(first: float, knee: float, most: int = 30, tester: float = float("inf")) -> list[Trial]:
-    """The trials against a target that holds below `knee`, with a tester that is at its limit from `tester` on."""
+def searched(first: float, knee: float, most: int = 30) -> list[Trial]:
+    """The trials against a target that holds below `knee`."""
     trials: list[Trial] = []
     for rate in search(first, most, trials):
-        trials.append(a_trial(rate, rate < knee, rate >= tester))  # noqa: PERF401 - the search reads it as it grows
+        trials.append(a_trial(rate, rate < knee))  # noqa: PERF401 - the search reads it as it grows
     return trials
 
 
@@ -35,13 +35,6 @@ def test_the_knee_is_found_within_five_percent(first: float, knee: float) -> Non
 def test_the_search_is_bounded(first: float, knee: float, most: int) -> None:
     """Never more trials than asked for."""
     assert len(searched(first, knee, most)) <= most
-
-
-def test_the_search_does_not_go_above_what_the_tester_can_make() -> None:
-    """A rate that held with the tester at its limit is the last one: a faster trial would judge the tester."""
-    trials = searched(100, knee=100_000, tester=400)
-
-    assert [trial.rate for trial in trials] == [100, 200, 400]
 
 
 def test_a_rate_that_held_above_a_broken_one_does_not_count() -> None:

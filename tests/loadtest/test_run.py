@@ -1,0 +1,142 @@
+"""Claims about `loadtest run` and `ramp`: the exit code is the judgement, and what is wrong is said in a line."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from loadtest.cli import main
+from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
+from loadtest.stand import Stand
+from tests.loadtest.sellers import an_sla, served
+
+GENEROUS = "p99_ms = 4000\nerror_share = 0.0"
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two thousand people."""
+    folder = tmp_path_factory.mktemp("feed")
+    make_feed(folder, 2_000, 1, datetime.now(SHANGHAI), court="test")
+    return folder / PEOPLE
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """A checker with two thousand people."""
+    with Stand(tmp_path_factory.mktemp("stand"), people=2_000, memory=True) as started:
+        yield started
+
+
+def run(sla: Path, target: str, people: Path, out: Path, *more: str) -> int:
+    """`loadtest run` in this process; locust and the prober are processes of their own."""
+    asked = ["run", "--sla", str(sla), "--target", target, "--people", str(people), "--out", str(out)]
+    return main([*asked, *more])
+
+
+def test_a_deployment_that_holds_passes(stand: Stand, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 0, a PASS per line, both rates named, all files written, and the prober was heard."""
+    code = run(an_sla(tmp_path, target=GENEROUS), stand.target.address, stand.people, tmp_path / "o", "--rate", "90")
+    told = capsys.readouterr().out
+    made = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
+
+    assert code == 0, told
+    assert "the SLA's rate is 60 checks/s, driven are 90" in told
+    assert "PASS: short at 90 checks/s driven; the SLA's own rate is 60 checks/s" in told
+    assert re.search(r"PASS +answers +none wrong +0 wrong of \d+", told)
+    assert {path.name for path in (tmp_path / "o").iterdir()} >= {"report.html", "report.json", "junit.xml", "run.json"}
+    assert made["server_cpu_us_per_check"] > 1
+    assert (tmp_path / "o" / "probe.json").exists()
+
+
+def test_a_promise_that_is_not_kept_fails_by_name(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A target that takes 100 ms breaks the percentile it cannot keep, and no other line."""
+    with served(people) as (address, servicer):
+        servicer.slow_s = 0.1
+        sla = an_sla(tmp_path, tenants='["hotel"]', rate=20, seconds=2, target="p50_ms = 50\np99_ms = 4000")
+        code = run(sla, address, people, tmp_path / "o", "--no-probe")
+    told = capsys.readouterr().out
+
+    assert code == 1
+    assert re.search(r"FAIL +all p50 +≤ 50.000 ms +1\d\d\.\d+ ms", told)
+    assert re.search(r"PASS +all p99", told)
+
+
+def test_a_wrong_answer_fails_the_run(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A target that allows everybody keeps every latency and fails; the answer is told without a document."""
+    with served(people) as (address, servicer):
+        servicer.wrong = True
+        sla = an_sla(tmp_path, rate=1500, seconds=2, target="p99_ms = 60000")
+        code = run(sla, address, people, tmp_path / "o", "--no-probe")
+    told = capsys.readouterr().out
+
+    assert code == 1
+    assert re.search(r"FAIL +answers +none wrong +[1-9]", told)
+    assert re.search(r"wrong: line \d+ of people.csv, train .*: expected BARRED, got ALLOWED", told)
+    assert not re.search(r"\d{17}[\dX]", told)
+
+
+def test_a_target_that_cannot_be_reached_is_exit_3(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a failed SLA: nothing was tried."""
+    code = run(an_sla(tmp_path), "127.0.0.1:1", people, tmp_path / "o")
+
+    assert code == 3
+    assert capsys.readouterr().err == (
+        "loadtest run: 127.0.0.1:1 cannot be reached: is it serving, and is this its address?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--sla", "nowhere.toml", "--stand"],
+            "--sla nowhere.toml: No such file or directory; name a TOML file or one of",
+        ),
+        (["--sla", "rail-peak"], "--target and --people belong together"),
+        (["--sla", "rail-peak", "--target", "127.0.0.1:1"], "--target and --people belong together"),
+        (["--sla", "rail-peak", "--stand", "--target", "127.0.0.1:1"], "give --target and --people, or --stand alone"),
+        (["--sla", "rail-peak", "--stand", "--rate", "-1"], "--rate must be above 0"),
+        (["--sla", "rail-peak", "--stand", "--processes", "0"], "--processes must be 1 or more"),
+        (["--sla", "rail-peak", "--target", "127.0.0.1:1", "--people", "/nowhere"], "--people /nowhere: is no file"),
+    ],
+)
+def test_wrong_input_is_exit_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line per problem, with the option."""
+    assert main(["run", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_every_problem_of_an_sla_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two mistakes, two lines, exit 2."""
+    sla = an_sla(tmp_path, tenants='["nobody"]', target="p99_ms = -1")
+    code = main(["run", "--sla", str(sla), "--stand"])
+    lines = capsys.readouterr().err.splitlines()
+
+    assert code == 2
+    assert any("workload.tenants[0]" in line for line in lines)
+    assert any("target[0].p99_ms" in line for line in lines)
+
+
+def test_a_ramp_finds_where_it_breaks(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A target that can answer 40 calls a second at once (four threads, 100 ms each) holds below and breaks above."""
+    with served(people, threads=4) as (address, servicer):
+        servicer.slow_s = 0.1
+        sla = an_sla(tmp_path, tenants='["hotel"]', rate=20, target="p50_ms = 250")
+        asked = ["ramp", "--sla", str(sla), "--target", address, "--people", str(people), "--out", str(tmp_path / "o")]
+        code = main([*asked, "--seconds", "2", "--warmup", "0", "--trials", "3", "--no-probe"])
+    told = capsys.readouterr().out
+    made = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
+
+    assert code == 0, told
+    assert 20 <= made["highest_rate"] < 80
+    assert any(not trial["held"] for trial in made["trials"])
+    assert (tmp_path / "o" / "report.html").exists()
+    assert len(list((tmp_path / "o").glob("trial-*/report.html"))) == len(made["trials"]) <= 3
