@@ -37,7 +37,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--dir", type=Path, default=Path("run/demo"), metavar="DIR", help="work folder (run/demo)")
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="ADDR", help="of the centre (127.0.0.1:50051)")
     parser.add_argument(
-        "--edge-listen", default="127.0.0.1:50052", metavar="ADDR", help="of the edge (127.0.0.1:50052)"
+        "--edge-listen", default="127.0.0.1:50061", metavar="ADDR", help="of the edge (127.0.0.1:50061)"
     )
     parser.set_defaults(run=run)
 

@@ -23,14 +23,20 @@ from packaging.requirements import Requirement
 from checker import metrics
 from checker.cli.main import _parser
 from checker.config import Settings
+from checker.core.freshness import HOUR_MS
+from checker.core.purchase import Flight
+from checker.core.stand_in import Age, EdgeLimits, Failure, is_asked, stand_in
+from edge.cli.main import _parser as edge_parser
+from edge.config import Settings as EdgeSettings
 from loadtest import cli as loadtest_cli
 from proto.checker.v1 import check_pb2 as pb
+from tests.builders import NOW, rulebook
 from tests.docs import service
 from tests.docs.service import ROOT
 from tests.rpc.certificates import Authority
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-EXAMPLES = [ROOT / "README.md", ROOT / "docs/integration.md"]
+EXAMPLES = [ROOT / "README.md", ROOT / "docs/integration.md", ROOT / "docs/edge.md"]
 ROLES = """
 [[caller]]
 uri = "spiffe://xianxiao.example/rail/a"
@@ -91,6 +97,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     service.run(loadtest, *made, cwd=folder)
     index = f"embedded:{folder / 'index'}"
     service.run(service.CHECKER, "import", "--index", index, "feed/feed.jsonl", cwd=folder)
+    exported = ("--key-file", "index/key.json", "--out", "edge-key.json")
+    service.run(service.CHECKER, "keys", "export-edge", *exported, cwd=folder)
     authority = Authority(folder, "ca")
     server = authority.issue("server", server=True)
     authority.issue("client", uri="spiffe://xianxiao.example/rail/a")
@@ -115,6 +123,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def test_an_example_prints_what_the_document_shows(block: Block, output: str, running: Running) -> None:
     """The block, only its address and deadline changed, runs and prints exactly the text block after it."""
     text = block.text.replace(PLAIN_ADDRESS, running.plain).replace(TLS_ADDRESS, running.tls)
+    text = text.replace("run/demo/", "").replace("run/edge", "edge-data")
     text = text.replace("timeout=0.15", "timeout=20")  # a busy test machine is no sales system
     script = running.folder / f"example-{block.path.stem}-{block.line}.py"
     script.write_text(text, "utf-8")
@@ -163,6 +172,8 @@ def test_every_command_in_a_document_is_accepted(
     name = words[0].rpartition("/")[2] if words else ""
     if name == "checker":
         _parser().parse_args(words[1:])
+    elif name == "edge":
+        edge_parser().parse_args(words[1:])
     elif name == "loadtest":
         loadtest_cli._parser().parse_args(words[1:])
     elif name == "make" or words[0].startswith("RUN_SECONDS="):
@@ -203,10 +214,10 @@ def test_the_retry_configuration_shown_is_the_one_our_own_client_uses() -> None:
 # -- tables that are the code's
 
 
-def settings_table() -> str:
+def settings_table(settings: Any = Settings) -> str:
     """The settings of `checker serve` as docs/operations.md shows them."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
-    for item in fields(Settings):
+    for item in fields(settings):
         default = f"`{item.default}`" if item.default not in (None, "", (), False) else ""
         rows.append(f"| `{item.name}` | {default} | {item.metadata['help']} |")
     return "\n".join(rows) + "\n"
@@ -228,6 +239,32 @@ def test_a_table_of_the_operations_guide_is_the_code_s(table: Any) -> None:
     """The table stands in docs/operations.md exactly as checker/config.py and checker/metrics.py have it."""
     wanted = table()
     assert wanted in (ROOT / "docs/operations.md").read_text("utf-8"), f"docs/operations.md must hold:\n{wanted}"
+
+
+def test_the_settings_of_the_edge_guide_are_the_code_s() -> None:
+    """The table of settings stands in docs/edge.md exactly as edge/config.py has it."""
+    wanted = settings_table(EdgeSettings)
+    assert wanted in (ROOT / "docs/edge.md").read_text("utf-8"), f"docs/edge.md must hold:\n{wanted}"
+
+
+def test_the_stand_in_table_of_the_edge_guide_is_the_code_s() -> None:
+    """Each cell of the table in docs/edge.md is what core answers: asked or not, and what stands in."""
+    rows = {
+        "fresh (lag up to 60 s)": (Age.FRESH, 60_000),
+        "stale (up to 24 h)": (Age.STALE, 24 * HOUR_MS),
+        "older, or none": (Age.OLD, float("inf")),
+    }
+    text = (ROOT / "docs/edge.md").read_text("utf-8")
+    screened = rulebook().screen(Flight(), NOW)
+    for what, (age, lag_ms) in rows.items():
+        assert EdgeLimits().age(lag_ms) is age
+        for word, hit in (("miss", False), ("hit", True)):
+            asked = "the centre's answer" if is_asked(age, hit=hit) else "ALLOWED"
+            alone = stand_in(screened, age, Failure.UNREACHABLE, hit=hit)
+            said = ", with ".join([alone.outcome.name, *(advisory.name for advisory in alone.advisories)])
+            short = what.partition(" ")[0]
+            wanted = [f"| {first} | {asked} | {said} |" for first in (f"{what}, {word}", f"{short}, {word}", what)]
+            assert any(row in text for row in wanted), wanted
 
 
 def test_every_dependency_has_its_reason_and_no_other_has() -> None:
@@ -273,18 +310,18 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 def test_every_file_named_is_there(path: Path) -> None:
     """Each path of the repository in backquotes exists."""
     for named in re.findall(
-        r"`((?:checker|proto|loadtest|tests|docs|docker|bench)/[\w./*-]*)`", path.read_text("utf-8")
+        r"`((?:checker|edge|proto|loadtest|tests|docs|docker|bench)/[\w./*-]*)`", path.read_text("utf-8")
     ):
         assert list(ROOT.glob(named.rstrip("/"))), f"{path.name} names {named}"
 
 
 def test_the_architecture_names_every_module() -> None:
-    """docs/architecture.md, file by file: no module of `checker` is left out."""
+    """docs/architecture.md, file by file: no module of `checker` or `edge` is left out."""
     text = (ROOT / "docs/architecture.md").read_text("utf-8")
     named = set(re.findall(r"`([\w/.]+\.(?:py|lua|toml))`", text))
     modules = [
         path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "checker").rglob("*")
+        for path in [*(ROOT / "checker").rglob("*"), *(ROOT / "edge").rglob("*")]
         if path.suffix in {".py", ".lua", ".toml"} and not path.name.startswith("__")
     ]
     missing = [module for module in modules if not {module, module.removeprefix("checker/")} & named]
