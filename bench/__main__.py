@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import begin, coalescing, filter, importing, rpc  # noqa: A004 - the module is named for what it measures
+from bench import begin, coalescing, edge_check, filter, importing, rpc  # noqa: A004 - the module is named for what it measures
 from bench.result import Result
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +46,7 @@ def _filter() -> list[Result]:
 SUITES: dict[str, Callable[[], list[Result]]] = {
     "begin": begin.run,
     "rpc": rpc.run,
+    "edge": edge_check.run,
     "coalescing": coalescing.run,
     "import": importing.run_rate,
     "memory": importing.run_memory,
@@ -90,6 +91,7 @@ _READING = [
     "",
     "- *in-process check*: `lookup.begin` for a valid resident ID that the filter does not hold, as it runs in a",
     "  booking system's own process. Validation, rule, keyed digest, filter and decision; no network.",
+    "- *EdgeClient.check* is the same as a booking system calls it: arguments checked, awaited, an answer made.",
     "- *server CPU*: user and system seconds of the server process per call, from the kernel, at 32 calls in flight,",
     "  client in another process. The echo answers with bytes of the same size and parses nothing.",
     "- *filter* figures are for 10 million keys at an error rate of 1e-4; pybloom-live's own `add` is timed on part of",

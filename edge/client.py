@@ -12,10 +12,10 @@ the centre do not survive it.
 
 import asyncio
 import math
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from time import time_ns
 from typing import Any, TypeAlias
 
 from checker import keys as key_files
@@ -170,8 +170,20 @@ class EdgeClient(Lifetime):
 
     def decide(self, item: Item | ItemTuple) -> Answer | NeedExact:
         """What can be said without waiting, from any thread: the answer, or what `settle` must conclude."""
-        view, now_ms = self._look()
-        return self._begin(query(self._purchases, item), view, now_ms)
+        # `_look` and `_begin` in one frame: nearly all checks are made here and end here.
+        live = self._live
+        if live is None:
+            self._refuse()
+        now_ms = time_ns() // 1_000_000
+        view = live.view
+        if now_ms >= live.fresh_until_ms:
+            view = view._replace(filter=EVERYTHING)
+        asked = query(self._purchases, item)
+        live.numbers.checks += 1
+        step = begin(asked, view, now_ms)
+        if step.__class__ is NeedExact:
+            return step
+        return _new(Answer, (step, view.rulebook, view.as_of, now_ms))
 
     def decide_many(self, items: Iterable[Item]) -> list[Answer | NeedExact]:
         """`decide` for several, on one view."""
@@ -246,7 +258,7 @@ class EdgeClient(Lifetime):
 
 
 def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return time_ns() // 1_000_000
 
 
 def _concluded(need: NeedExact, decision: Decision, as_of: AsOf, now_ms: int) -> Answer:

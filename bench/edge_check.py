@@ -1,0 +1,150 @@
+"""A check in the booking system's own process: `EdgeClient.check` to a filter miss, its await included.
+
+Beside it, in the same run, what a cache on the same machine would cost that process: a redis-py GET over loopback. And
+the same miss with ten times the keys, in threads, and in `check_many`. CPU seconds, best of several rounds.
+"""
+
+import asyncio
+import logging
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import redis
+import uvloop
+
+from bench.result import Result
+from bench.rpc import resident_id
+from checker import keys as key_files
+from checker.core.document import parse
+from checker.core.filter import DigestFilter
+from checker.core.filter_builder import build
+from checker.core.freshness import AsOf
+from checker.core.key import Algorithm
+from checker.index.embedded import find_server
+from checker.keys import EdgeKeys
+from edge import BlockingEdgeClient, DocumentType, EdgeClient, Item, Train
+from edge.live import Live
+
+_NUMBER = 20_000
+_ROUNDS = 7
+_SEAT = Train("G1", "O", "二等座")
+
+
+def _swap(live: Live, built: DigestFilter) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    live.swap(built, (), AsOf(1, now_ms, 0, 1), live.view.key, live.view.rulebook, now_ms)
+
+
+async def _client_us(work: Callable[[], Awaitable[object]], checks: int) -> float:
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        start = time.process_time()
+        await work()
+        best = min(best, time.process_time() - start)
+    return best / checks * 1e6
+
+
+def _keys(folder: Path) -> EdgeKeys:
+    path = folder / "key.json"
+    key_files.export_edge(path, key_files.new(Algorithm.BLAKE2B_128, "bench"))
+    return key_files.load_edge(path)
+
+
+def run() -> list[Result]:
+    """Measure with filters of one and ten million keys."""
+    logging.getLogger("edge").setLevel(logging.CRITICAL)  # there is no centre, and it would say so
+    random = np.random.default_rng(1).integers(0, 256, (10_000_000, 16), dtype=np.uint8)
+    small, large = build(random[:1_000_000]), build(random)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        keys = _keys(folder)
+        get_us = _get_us(folder)
+        one_us, many_us, large_us = uvloop.run(_measure(folder, keys, small, large))
+        thread_us = _blocking(folder, keys, small)
+    return [
+        Result("EdgeClient.check to a filter miss", one_us, "µs", "redis-py GET over loopback", get_us, get_us / one_us,
+               "≤ 8 µs, ≥ 5 × cheaper", f"{1e6 / one_us:,.0f} checks/s on one core"),
+        Result("the same in check_many of 100", many_us, "µs", "one by one", one_us, one_us / many_us, "", ""),
+        Result("the same with 10 M keys", large_us, "µs", "with 1 M", one_us, large_us / one_us, "< 1.2 ×", ""),
+        Result("BlockingEdgeClient.check to a filter miss", thread_us, "µs", "redis-py GET over loopback", get_us,
+               get_us / thread_us, "", "decided in the caller's thread"),
+    ]  # fmt: skip
+
+
+def _numbers(keys: EdgeKeys, *filters: DigestFilter) -> list[str]:
+    """A thousand that no filter holds, false positives left out."""
+    digest = keys.digest_key.document
+    found = []
+    for number in map(resident_id, range(1100)):
+        documents = parse(1, number, "", 20300101).documents  # type: ignore[union-attr] # they are valid
+        if not any(digest(documents[0]) in one for one in filters):
+            found.append(number)
+    return found[:1000]
+
+
+async def _measure(
+    folder: Path, keys: EdgeKeys, small: DigestFilter, large: DigestFilter
+) -> tuple[float, float, float]:
+    numbers = _numbers(keys, small, large) * (_NUMBER // 1000)
+    items = [Item(_SEAT, DocumentType.RESIDENT_ID, number) for number in numbers]
+    async with EdgeClient("127.0.0.1:1", folder / "edge", keys) as client:
+
+        async def singly() -> None:
+            for number in numbers:
+                await client.check(_SEAT, DocumentType.RESIDENT_ID, number)
+
+        async def together() -> None:
+            for start in range(0, len(items), 100):
+                await client.check_many(items[start : start + 100])
+
+        _swap(client.edge.live, small)
+        one_us = await _client_us(singly, _NUMBER)
+        many_us = await _client_us(together, _NUMBER)
+        _swap(client.edge.live, large)
+        large_us = await _client_us(singly, _NUMBER)
+        assert client.status().hits == 0
+    return one_us, many_us, large_us
+
+
+def _blocking(folder: Path, keys: EdgeKeys, small: DigestFilter) -> float:
+    numbers = _numbers(keys, small) * (_NUMBER // 1000)
+    with BlockingEdgeClient("127.0.0.1:1", folder / "blocking", keys) as client:
+        _swap(client._client.edge.live, small)
+
+        async def singly() -> None:
+            for number in numbers:
+                client.check(_SEAT, DocumentType.RESIDENT_ID, number)
+
+        return asyncio.run(_client_us(singly, _NUMBER))
+
+
+def _get_us(folder: Path) -> float:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [find_server(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL) as server:
+        try:
+            client = redis.Redis(port=port)
+            while True:
+                try:
+                    client.ping()
+                    break
+                except redis.ConnectionError:
+                    time.sleep(0.02)
+            keys = [f"k:{number:032x}" for number in range(1000)]
+
+            async def gets() -> None:
+                for _ in range(5):
+                    for key in keys:
+                        client.get(key)
+
+            found = asyncio.run(_client_us(gets, 5000))
+            client.close()
+            return found
+        finally:
+            server.terminate()
