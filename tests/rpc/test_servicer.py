@@ -258,6 +258,20 @@ async def test_to_an_edge_a_record_that_does_not_bar_is_a_filter_miss(service: S
     assert answer.answered_by == pb.ANSWERED_BY_FILTER
 
 
+async def test_an_edge_reads_whether_the_canary_reached_the_index(service: Service) -> None:
+    """The canary is nobody: an edge sees that its record is there and covers no flight, or that there is none."""
+    asked = by_key(CLEAR)
+    asked.subject.key.digest = KEY.canary
+    service.live.add([KEY.canary])
+    lost = await service.ask(asked, EDGE)
+    assert (lost.reason, lost.answered_by) == (pb.REASON_NOT_LISTED, pb.ANSWERED_BY_INDEX)
+    record = encode_record(a_measure(items=Item.GOLF)._replace(sequence=200))
+    await service.store.apply([Addition(200, "canary", {KEY.canary: record}, "", "")])
+    there = await service.ask(asked, EDGE)
+    assert (there.outcome, there.reason) == (pb.OUTCOME_ALLOWED, pb.REASON_OUT_OF_SCOPE)
+    assert there.answered_by == pb.ANSWERED_BY_INDEX
+
+
 # What an answer carries
 
 
