@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from loadtest.measured import Recorder, Series
 from loadtest.meter import Sample
 from loadtest.ramp import Trial
+from loadtest.workload import Stretch
 
 _Arguments = ParamSpec("_Arguments")
 WIDTH, HEIGHT = 9.0, 3.4  # inches
@@ -28,6 +29,7 @@ _GREYS = ("#ffffff", "#d9d9d9", "#bdbdbd", "#969696", "#f0f0f0", "#737373", "#cc
 _STYLE: Any = {
     "font.size": 9,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#cccccc",
     "grid.linewidth": 0.5,
     "axes.spines.top": False,
@@ -166,8 +168,8 @@ def histogram(series: Series) -> str:
 
 
 @_styled
-def rate(recorder: Recorder, intended: float) -> str:
-    """Checks asked and answered in each second. `intended`: 0 where as many as go were asked."""
+def rate(recorder: Recorder, intended: Sequence[Stretch]) -> str:
+    """Checks answered in each second. `intended`: the rates driven; empty where as many as go were asked."""
     figure, axes = _figure(2.8)
     seconds = list(range(math.ceil(recorder.seconds)))
     of = [recorder.by_second.get(second) for second in seconds]
@@ -176,7 +178,8 @@ def rate(recorder: Recorder, intended: float) -> str:
     if any(errors):
         _line(axes, 2, seconds, errors, "not answered")
     if intended:
-        axes.axhline(intended, color="#4d4d4d", linestyle=":", label=f"rate driven ({intended:,.0f})")
+        edges = [intended[0].start_s, *(stretch.end_s for stretch in intended)]
+        axes.stairs([stretch.rate for stretch in intended], edges, color="#4d4d4d", linestyle=":", label="driven")
     _from_zero(axes)
     axes.set_ylabel("checks/s")
     axes.set_xlabel("second of the run")

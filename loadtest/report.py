@@ -21,6 +21,7 @@ from loadtest.measured import Run, Series
 from loadtest.probe import SLACK_MS, TOLERANCE, Opinion
 from loadtest.ramp import Trial, highest
 from loadtest.sla import Line, Sla, holds
+from loadtest.workload import Stretch, stretches
 
 HTML, JSON, JUNIT, RUN = "report.html", "report.json", "junit.xml", "run.json"
 _FIGURE = re.compile(r"[0-9.,]+|–")
@@ -293,7 +294,7 @@ def to_html(report: Report) -> str:
         chart(charts.histogram(whole), "How many calls took how long."),
         _heading("Rate and answers"),
         chart(
-            charts.rate(recorder, report.plan.driven_rate if report.sla.loop == "open" else 0.0),
+            charts.rate(recorder, _intended(report)),
             "Checks answered in each second.",
         ),
         chart(charts.troubles(recorder), "Checks not answered, in doubt, or answered wrongly.")
@@ -307,6 +308,13 @@ def to_html(report: Report) -> str:
         environment_table(report.environment),
     ]
     return page(f"{report.verdict}", parts)
+
+
+def _intended(report: Report) -> list[Stretch]:
+    plan, sla = report.plan, report.sla
+    if sla.loop == "closed" or plan.replay is not None:
+        return []
+    return stretches(sla.tenants, plan.driven_rate, plan.driven_s, sla.profile)
 
 
 def _curves(report: Report) -> list[tuple[str, Any]]:
