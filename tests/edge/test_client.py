@@ -134,6 +134,18 @@ async def test_the_listed_are_barred_by_the_index_alone(client: EdgeClient) -> N
     assert answer.rulebook_version
 
 
+async def test_a_filter_that_is_no_longer_fresh_clears_nobody(client: EdgeClient) -> None:
+    """When the time up to which the filter was known to be fresh has passed, a miss is asked of the centre, whoever has
+    not looked at the clock meanwhile; the look that follows lets the filter answer again."""
+    client.edge.live.fresh_until_ms = 0
+    answer = await client.check(Flight(), ID, CLEAR)
+
+    assert answer.outcome is Outcome.ALLOWED
+    assert client.status().hits == 1
+    assert at_once(client.check(Flight(), ID, CLEAR)).answered_by is AnsweredBy.FILTER
+    assert client.status().hits == 1
+
+
 async def test_a_seller_learns_nothing_about_the_exempted(client: EdgeClient) -> None:
     """Who is listed and may travel all the same looks exactly like who is not listed."""
     exempted, clear = await client.check(Flight(), ID, EXEMPTED), await client.check(Flight(), ID, CLEAR)
