@@ -206,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
         if one is None:
             print(f"{figure.name:<11} not measured in every run")
         else:
-            print(f"{figure.name:<11} A {one.a:,.3f}  B {one.b:,.3f} {figure.unit:<9} {one.verdict}")
+            print(f"{figure.name:<11} A {one.a:>10,.3f}  B {one.b:>10,.3f} {figure.unit:<9} {one.verdict}")
     wrong_a, wrong_b = wrong_answers(a), wrong_answers(b)
     if wrong_a or wrong_b:
         print(f"wrong answers: A {wrong_a:,}, B {wrong_b:,}")
