@@ -173,6 +173,7 @@ class Sync:
         self._logged_s = 0.0
         self._last_beat: tuple[Position, bytes] | None = None
         self._newest = (b"", 0)  # centre and epoch that the last heartbeat named
+        self._estranged = False  # the centre named another identity, or an older epoch than ours
         self._usable = asyncio.Event()
         self._turned = asyncio.Event()  # there is another snapshot to follow
         self._tasks: list[asyncio.Task[None]] = []
@@ -391,8 +392,9 @@ class Sync:
             if skew_ms > _CLOCK_MS
             else "",
         )
-        if beat.centre_id not in (journal.NO_CENTRE, target.header.centre_id):
-            # Its journal may have the id and the numbers of ours and another content: a restored backup.
+        if beat.as_of.snapshot_epoch < target.header.epoch or beat.centre_id != target.header.centre_id:
+            # A restored backup: its journal may have the id and the numbers of ours and another content.
+            self._estranged = True
             self.live.centre = pb.CENTRE_STATE_REACHABLE
             self._want(self._pace.jitter / 6)
             return
@@ -443,6 +445,7 @@ class Sync:
         except (CheckerError, OSError) as error:
             if isinstance(error, Refused):
                 self._alarm(error.about, str(error))
+                self._estranged = self._estranged or error.about == "epoch"
             elif isinstance(error, Unwritable):
                 self._alarm("disk", str(error))
             _log.warning("no newer snapshot: %s", error)
@@ -534,8 +537,8 @@ class Sync:
             )
         elif self._candidate is None:
             self._alarm("centre", "")
-        if self._candidate is not None or not held.continued_by(snapshot):
-            self._candidate = fresh
+        if self._candidate is not None or self._estranged or not held.continued_by(snapshot):
+            self._candidate, self._estranged = fresh, False
             self._turned.set()
             return
         fresh.beat = held.beat

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -554,6 +555,34 @@ async def test_the_same_identity_with_older_epochs_is_refused(centre: ScriptedCe
         await eventually(lambda: "epoch" in edge.live.alarms)
         assert edge.epoch == 2
         assert edge.holds(*range(100))
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["its heartbeats heard", "its manifest only"])
+async def test_a_centre_that_forgot_our_epoch_is_not_believed(
+    centre: ScriptedCentre, tmp_path: Path, *, heard: bool
+) -> None:
+    """Restored from a backup without a new identity: its journal soon has our numbers again, for other keys. Its
+    heartbeats make nothing younger; once it publishes beyond our epoch, the journal is read anew from there."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        restored, kept = list(centre.served.items()), centre.acknowledged[:80]
+        centre.publish()
+        centre.add(*map(a_key, range(2000, 2005)))
+        await eventually(lambda: edge.fresh and edge.epoch == 2 and edge.holds(2004))
+        centre.served = dict(restored)
+        centre.epoch, centre.entries, centre.acknowledged = 1, list(kept), list(kept)
+        centre.add(*map(a_key, range(3000, 3050)))  # the entries 81 to 130: the edge stands at 105
+        centre.cut()
+        forgot_s = time.monotonic()
+        await eventually(lambda: "epoch" in edge.live.alarms)
+        if heard:
+            await eventually(lambda: len(centre.watched) > 1)
+            await asyncio.sleep(0.2)  # ten heartbeats
+        assert edge.live.lag_ms() >= (time.monotonic() - forgot_s) * 1000 - 20
+        centre.epoch = 2
+        centre.publish(late=28)  # from entry 102
+        await eventually(lambda: edge.epoch == 3 and edge.fresh)
+        assert edge.holds(*range(80), *range(3000, 3050))
 
 
 # Rulebooks
