@@ -5,6 +5,7 @@ A ramp starts at the SLA's own rate (or --rate); `loadtest.ramp` says which rate
 
 import argparse
 import contextlib
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 from loadtest import report as reports
 from loadtest import sla as slas
+from loadtest import trace
 from loadtest.drive import IN_FLIGHT, DriveFailed, Driven, Plan, Unreachable, drive
 from loadtest.meter import environment
 from loadtest.pace import limits
@@ -65,7 +67,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     )
     _arguments(run)
     run.add_argument("--rate", type=float, metavar="R", help="checks per second to drive (default: the SLA's)")
-    run.add_argument("--replay", type=Path, metavar="FILE", help="drive the orders of a trace instead of made ones")
+    run.add_argument("--replay", type=Path, metavar="FILE", help="drive the orders of a trace, at its own times")
     run.set_defaults(run=_guarded(_run))
     ramp = verbs.add_parser(
         "ramp",
@@ -120,10 +122,8 @@ def _guarded(verb: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Na
 
 def _run(args: argparse.Namespace) -> int:
     with _planned(args) as (plan, out):
-        if args.seconds:
-            plan = replace(plan, seconds=args.seconds)
         if args.replay is not None:
-            plan = replace(plan, replay=args.replay)
+            plan = _replayed(plan, args.replay)
         told = f"the SLA's rate is {plan.sla.rate:,.0f} checks/s, driven are {plan.driven_rate:,.0f}"
         print(f"{plan.sla.name}: {plan.driven_s:,.0f} s against {', '.join(plan.targets)}; {told}", flush=True)
         report = judged(plan, out)
@@ -131,6 +131,22 @@ def _run(args: argparse.Namespace) -> int:
     _show(report)
     print(f"\n{report.verdict}\n{page}")
     return PASSED if report.passed else BROKEN
+
+
+def _replayed(plan: Plan, file: Path) -> Plan:
+    """The plan with the orders of a trace, whose own rate and length count. Raises InputError."""
+    checks, last_s = 0, 0.0
+    try:
+        for order in trace.read(file):
+            checks, last_s = checks + len(order.items), order.at_s
+    except trace.BadTrace as error:
+        raise InputError(f"--replay {file}: {error}") from None
+    except OSError as error:
+        raise InputError(f"--replay {file}: {error.strerror}; name a file that `loadtest trace` wrote") from None
+    if not checks:
+        raise InputError(f"--replay {file}: holds no orders; write it with a higher --rate or more --seconds")
+    seconds = max(1.0, math.ceil(last_s))
+    return replace(plan, replay=file, rate=checks / seconds, seconds=seconds, warmup_s=0.0)
 
 
 def judged(plan: Plan, folder: Path) -> Report:
@@ -279,6 +295,7 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
                 targets=targets,
                 people=people,
                 rate=args.rate,
+                seconds=args.seconds,
                 processes=args.processes,
                 in_flight=args.in_flight,
                 seed=args.seed,

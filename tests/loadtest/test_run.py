@@ -11,6 +11,8 @@ import pytest
 from loadtest.cli import main
 from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
 from loadtest.stand import Stand
+from loadtest.trace import write
+from loadtest.workload import BY_NAME, People, orders
 from tests.loadtest.sellers import an_sla, served
 
 GENEROUS = "p99_ms = 4000\nerror_share = 0.0"
@@ -71,7 +73,7 @@ def test_a_wrong_answer_fails_the_run(people: Path, tmp_path: Path, capsys: pyte
     """A target that allows everybody keeps every latency and fails; the answer is told without a document."""
     with served(people) as (address, servicer):
         servicer.wrong = True
-        sla = an_sla(tmp_path, rate=1500, seconds=2, target="p99_ms = 60000")
+        sla = an_sla(tmp_path, rate=800, seconds=2, target="p99_ms = 60000")
         code = run(sla, address, people, tmp_path / "o", "--no-probe")
     told = capsys.readouterr().out
 
@@ -114,6 +116,31 @@ def test_wrong_input_is_exit_2(arguments: list[str], said: str, capsys: pytest.C
     assert said in capsys.readouterr().err
 
 
+def test_a_trace_is_driven_as_it_stands(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every order of the trace and no other, by two processes; the rate told is the trace's own."""
+    sla = an_sla(tmp_path, rate=9, target="p99_ms = 60000")
+    made = orders(People.read(people), [BY_NAME["rail"]], rate_per_s=150, seconds=2, seed=5)
+    kept = list(made)
+    write(tmp_path / "rail.trace", kept)
+    with served(people) as (address, servicer):
+        out = tmp_path / "o"
+        run(sla, address, people, out, "--replay", str(tmp_path / "rail.trace"), "--processes", "2", "--no-probe")
+        measured = json.loads((out / "report.json").read_text("utf-8"))["all"]
+
+        assert servicer.calls == measured["calls"] == len(kept)
+        assert measured["checks"] == sum(len(order.items) for order in kept)
+    assert f"driven are {measured['checks'] / 2:,.0f}" in capsys.readouterr().out
+
+
+def test_a_file_that_is_no_trace_is_exit_2(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused before anything is driven."""
+    bad = tmp_path / "bad.trace"
+    bad.write_bytes(b"nothing")
+
+    assert run(an_sla(tmp_path), "127.0.0.1:1", people, tmp_path / "o", "--replay", str(bad)) == 2
+    assert "is not a trace of loadtest" in capsys.readouterr().err
+
+
 def test_every_problem_of_an_sla_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two mistakes, two lines, exit 2."""
     sla = an_sla(tmp_path, tenants='["nobody"]', target="p99_ms = -1")
@@ -126,17 +153,18 @@ def test_every_problem_of_an_sla_is_listed(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_ramp_finds_where_it_breaks(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A target that can answer 40 calls a second at once (four threads, 100 ms each) holds below and breaks above."""
-    with served(people, threads=4) as (address, servicer):
+    """A target that can answer 100 calls a second (ten threads, 100 ms each) breaks at 160 and holds at 80."""
+    with served(people, threads=10) as (address, servicer):
         servicer.slow_s = 0.1
-        sla = an_sla(tmp_path, tenants='["hotel"]', rate=20, target="p50_ms = 250")
+        sla = an_sla(tmp_path, tenants='["hotel"]', rate=160, target="p50_ms = 250")
         asked = ["ramp", "--sla", str(sla), "--target", address, "--people", str(people), "--out", str(tmp_path / "o")]
-        code = main([*asked, "--seconds", "2", "--warmup", "0", "--trials", "3", "--no-probe"])
+        code = main([*asked, "--seconds", "2", "--warmup", "0", "--trials", "2", "--no-probe"])
     told = capsys.readouterr().out
     made = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
 
     assert code == 0, told
-    assert 20 <= made["highest_rate"] < 80
-    assert any(not trial["held"] for trial in made["trials"])
+    assert [(trial["rate"], trial["held"]) for trial in made["trials"]] == [(160, False), (80, True)]
+    assert made["highest_rate"] == 80
+    assert "FAIL (all p50)" in told
     assert (tmp_path / "o" / "report.html").exists()
-    assert len(list((tmp_path / "o").glob("trial-*/report.html"))) == len(made["trials"]) <= 3
+    assert len(list((tmp_path / "o").glob("trial-*/report.html"))) == 2
