@@ -30,8 +30,6 @@ from checker.core.key import DigestKey
 from checker.faults import point
 from proto.checker.v1 import filter_pb2 as pb
 
-NO_CENTRE = bytes(16)
-"""The centre of a heartbeat that knows of no published snapshot."""
 _HEAD = b"xianxiao/additions/1\0"
 _FRAME = struct.Struct("<II")
 _MAX_FRAME = 16 * 1024 * 1024

@@ -87,16 +87,23 @@ class Checker:
         code: int = self.process.wait(60)
         return code
 
+    def kill(self) -> None:
+        """SIGKILL to all of its processes, as when the machine dies."""
+        children = self.children()
+        for child in children:  # first: they drain when their parent is gone
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.suspend()
+        self.process.kill()
+        self.process.wait()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+                child.wait(30)
+
     def close(self) -> None:
         """End it, whatever state it is in."""
         if self.process.poll() is None:
-            children = self.children()
-            self.process.kill()
-            self.process.wait()
-            for child in children:  # they drain when their parent is gone
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-                    child.wait(30)
+            self.kill()
         self._output.close()
 
 

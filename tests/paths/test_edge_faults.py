@@ -1,0 +1,194 @@
+"""The centre dies, stops, is replaced, or is restored from a backup while an edge answers without pause.
+
+No answer is wrong in any of it, nothing crashes, the lag shown is true, and the edge is in step again by itself.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proto.checker.v1 import check_pb2 as pb
+from proto.checker.v1 import filter_pb2
+from tests.paths.edges import fixed_listen
+from tests.paths.importing import Importer, importing
+from tests.paths.stand import Checker, EdgeNode, Stand, aside, wait_for
+from tests.paths.witness import CLEAR, Truth, Witness
+
+LISTED = 200
+PATIENT = ("--index-timeout-ms", "2000")
+SOON = 30.0  # an edge tries again within 10 s, and the machine may be busy
+
+
+class House:
+    """A centre that can be started again where it was, and an edge before it."""
+
+    edge: EdgeNode
+
+    def __init__(self, stand: Stand) -> None:
+        self.stand = stand
+        self.truth = Truth(LISTED)
+        self.listen = fixed_listen()
+        stand.import_(stand.feed("first.jsonl", *self.truth.lines()))
+        self.centre = self.start()
+
+    def edge_in_step(self) -> EdgeNode:
+        """An edge before the centre."""
+        edge = self.stand.edge(self.listen, "--centre-timeout-ms", "5000")
+        wait_for("the edge in step", edge.in_step)
+        return edge
+
+    def start(self) -> Checker:
+        """Start the centre where it was."""
+        self.centre = self.stand.serve(*PATIENT, listen=self.listen)
+        return self.centre
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[tuple[Witness, Importer]]:
+        """An importer, and the edge asked without pause, in step at first; at the end no answer was wrong."""
+        async with importing(self.stand) as importer, Witness(self.edge.address, self.truth) as witness:
+            await witness.in_step()
+            yield witness, importer
+            await self.truth.add(importer, 5)
+            await self.truth.lift(importer, *self.truth.listed()[:5])
+            took = await witness.in_step(SOON)
+            print(f"\nin step after {took:.2f} s; {len(witness.answers):,} answers, {len(witness.looks)} looks")  # noqa: T201
+        assert witness.wrong() == []
+        assert self.edge.process.poll() is None
+        assert "Traceback" not in self.edge.log.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def house(stand_of: Callable[..., Stand]) -> House:
+    """LISTED people, a centre, an edge in step."""
+    house = House(stand_of())
+    house.edge = house.edge_in_step()
+    return house
+
+
+async def test_a_centre_killed_and_started_again(house: House) -> None:
+    """kill -9 while people are added and lifted, started again on the same address: no wrong answer; who is listed is
+    UNKNOWN meanwhile and who is not is ALLOWED; what was imported while it was away arrives with it."""
+    async with house.watched() as (witness, importer):
+        for _ in range(3):
+            await house.truth.add(importer, 10)
+            await house.truth.lift(importer, *house.truth.listed()[:10])
+        await aside(house.centre.kill)
+        dead = time.monotonic()
+        await witness.rounds()
+        listed = house.truth.listed()
+        meanwhile = await house.truth.add(importer, 10)
+        await house.truth.lift(importer, *listed[:10])
+        await witness.rounds(2)
+        assert set(witness.outcomes(listed[10:], dead + 0.5)) == {"UNKNOWN"}
+        assert set(witness.outcomes(CLEAR, dead)) == {"ALLOWED"}
+        assert witness.last.status.centre == filter_pb2.CENTRE_STATE_UNREACHABLE
+        assert witness.last.claim <= dead + 0.1, "it claims to know more than it can"
+        await aside(house.start)
+        back = time.monotonic()
+        await witness.in_step(SOON)
+        await witness.rounds()
+        assert witness.outcomes(meanwhile, back)["BARRED"] > 0
+
+
+async def test_a_centre_that_signs_off_and_comes_back(house: House) -> None:
+    """SIGTERM: the edge says SIGNED_OFF and stands in with that reason; when the centre is back it follows again."""
+    async with house.watched() as (witness, importer):
+        assert await aside(house.centre.stop) == 0
+        stopped = time.monotonic()
+        await witness.until(
+            "it is signed off", lambda: witness.last.status.centre == filter_pb2.CENTRE_STATE_SIGNED_OFF
+        )
+        await witness.rounds()
+        added = await house.truth.add(importer, 10)
+        await witness.rounds(2)
+        unknown = {one.reason for one in witness.since(stopped) if one.outcome == pb.OUTCOME_UNKNOWN}
+        assert unknown == {pb.REASON_CENTRE_SIGNED_OFF}
+        assert set(witness.outcomes(added, stopped)) == {"ALLOWED"}  # as the table says: fresh, and not heard of yet
+        assert witness.last.claim <= stopped
+        await aside(house.start)
+        await witness.in_step(SOON)
+        assert witness.last.status.centre == filter_pb2.CENTRE_STATE_REACHABLE
+
+
+async def test_a_centre_with_a_newer_epoch(house: House) -> None:
+    """Additions, lifts and a new epoch while the edge hears nothing: it is right as soon as it hears, and swaps to the
+    new epoch in the middle of all the questions."""
+    async with house.watched() as (witness, importer):
+        await aside(house.centre.kill)
+        before = witness.last.status.epoch
+        added = await house.truth.add(importer, 50)
+        await house.truth.lift(importer, *added[:25], *house.truth.listed()[:25])
+        published = await aside(house.stand.run, "checker", "build-snapshot", *house.stand.where)
+        assert published.code == 0, published
+        await aside(house.start)
+        await witness.in_step(SOON)
+        await witness.until(
+            "the new epoch", lambda: witness.last.status.epoch == before + 1
+        )  # each edge at its own time
+        await witness.in_step(SOON)
+        assert witness.outcomes(added[25:], witness.last.began - 1)["ALLOWED"] == 0
+
+
+def test_a_centre_restored_from_a_backup(tmp_path: Path) -> None:
+    """Without a new identity its older epoch is refused and its word is not believed: the edge keeps its snapshot, says
+    so, and nobody who was listed is cleared. With `--new-centre-id` it is accepted, with an alarm, and followed."""
+    stand = Stand(tmp_path / "centre")
+    try:
+        asyncio.run(_restored(stand))
+    finally:
+        stand.close()
+
+
+async def _restored(stand: Stand) -> None:
+    house = House(stand)
+    truth = house.truth
+    await aside(house.centre.kill)
+    await aside(wait_for, "the end of the index", lambda: not stand.store())
+    assert stand.embedded is not None
+    backup = stand.folder / "backup"
+    shutil.copytree(stand.embedded, backup)
+    published = await aside(stand.run, "checker", "build-snapshot", *stand.where)  # a second epoch
+    assert published.code == 0, published
+    await aside(house.start)
+    edge = await aside(house.edge_in_step)
+    assert edge.status().epoch == 2
+    lifted = truth.listed()[:10]
+    async with importing(stand) as importer, Witness(edge.address, truth) as witness:
+        lost = await truth.add(importer, 20)
+        await truth.lift(importer, *lifted)
+        await witness.in_step()
+    assert witness.wrong() == []
+    await aside(house.centre.kill)
+    await aside(wait_for, "the end of the index", lambda: not stand.store())
+    shutil.rmtree(stand.embedded)
+    shutil.copytree(backup, stand.embedded)
+    truth.go_back(lost, lifted)
+
+    back = time.monotonic()
+    await aside(house.start)
+    async with importing(stand) as importer, Witness(edge.address, truth) as witness:
+        await truth.add(importer, 40)  # its journal has the edge's numbers again, for others
+        await witness.until("an alarm", lambda: "--new-centre-id" in " ".join(witness.last.status.alarms))
+        await witness.rounds()
+        await witness.until("another heartbeat", lambda: witness.last.began > back + 3)
+        assert witness.last.status.epoch == 2
+        assert witness.last.claim < back, "it believes a centre that has gone back"
+    assert witness.wrong() == []
+
+    await aside(house.centre.kill)
+    published = await aside(stand.run, "checker", "build-snapshot", "--new-centre-id", *stand.where)
+    assert published.code == 0, published
+    await aside(house.start)
+    async with Witness(edge.address, truth) as witness, importing(stand) as importer:
+        await witness.in_step()
+        assert "new identity" in " ".join(witness.last.status.alarms)
+        await truth.add(importer, 5)
+        await truth.lift(importer, *truth.listed()[:5])
+        await witness.in_step()
+    assert witness.wrong() == []
+    assert "Traceback" not in edge.log.read_text("utf-8")
