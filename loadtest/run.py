@@ -26,7 +26,7 @@ from loadtest.report import Report
 from loadtest.sla import Line, Sla
 from loadtest.stand import Stand, StandFailed
 
-PASSED, BROKEN, USAGE, UNREACHABLE = 0, 1, 2, 3
+PASSED, BROKEN, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 _TRIAL_S = 20.0
 _TRIALS = 10
 
@@ -108,6 +108,8 @@ def _guarded(verb: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Na
             text, code = str(error), UNREACHABLE
         except (DriveFailed, StandFailed) as error:
             text, code = str(error), BROKEN
+        except KeyboardInterrupt:
+            text, code = "interrupted: nothing is judged", INTERRUPTED
         for line in text.splitlines():
             print(f"loadtest {args.verb}: {line}", file=sys.stderr)
         return code

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from loadtest import sla as slas
@@ -139,6 +140,26 @@ def test_failures_are_counted_by_status_and_an_abort_ends_the_run(people: Path, 
     assert "error_share" in driven.problem
     assert set(whole.errors) == {"RESOURCE_EXHAUSTED"}
     assert driven.recorder.seconds < 15
+
+
+def test_a_lost_loader_process_ends_the_run(people: Path, tmp_path: Path) -> None:
+    """With one of two loader processes killed, half the load is missing: the run ends soon and says why."""
+    killed: list[int] = []
+
+    def kill(told: dict[str, Any]) -> None:
+        if told["now_s"] > 0.5 and not killed:
+            (locust,) = [each for each in psutil.Process().children() if "locust" in each.cmdline()]
+            worker = locust.children()[0]
+            killed.append(worker.pid)
+            worker.kill()
+
+    with served(people) as (address, _):
+        plan = a_plan(an_sla(tmp_path, rate=40, seconds=60), address, people, processes=2)
+        driven = drive(plan, tmp_path, kill)
+
+    assert killed
+    assert driven.problem == "1 of 2 loader processes ended early"
+    assert driven.recorder.seconds < 30
 
 
 def test_a_target_that_is_not_there_is_named(people: Path, tmp_path: Path) -> None:

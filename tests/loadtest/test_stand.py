@@ -1,0 +1,35 @@
+"""Claims about the stand: a whole deployment that answers rightly, and leaves nothing behind."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtest.ask import ask_all
+from loadtest.stand import Stand, StandFailed
+from tests.waiting import until
+
+
+def test_centre_and_edge_answer_rightly_and_end(tmp_path: Path) -> None:
+    """Sellers ask the edge, every answer of people.csv is right, and no process outlives the stand."""
+    with Stand(tmp_path, people=2_000, edge=True) as stand:
+        asked = ask_all(stand.target.address, stand.people)
+        started = {server.name: server.pid for server in stand.servers}
+        processes = [psutil.Process(pid) for pid in started.values()]
+        processes += [child for each in processes for child in each.children(recursive=True)]
+
+        assert set(started) == {"centre", "edge"}
+        assert stand.target.name == "edge"
+        assert asked.asked > 2_000
+        assert asked.wrong == []
+    until(lambda: not any(each.is_running() for each in processes), 20)
+
+
+def test_a_part_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
+    """Where the centre cannot keep its state, the stand says so and starts nothing else."""
+    (tmp_path / "centre").write_text("in the way")
+    with (
+        pytest.raises(StandFailed, match=r"centre ended with exit code \d+: see .*centre\.log"),
+        Stand(tmp_path, people=100, memory=True),
+    ):
+        pass
