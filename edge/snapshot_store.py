@@ -31,7 +31,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from checker.core import container
-from checker.core.changes import Heartbeat, Position
+from checker.core.changes import Heartbeat, Position, signed_manifest
 from checker.core.filter import DERIVATION, DigestFilter
 from checker.core.freshness import AsOf
 from checker.core.key import DigestKey
@@ -48,7 +48,6 @@ MANIFEST = "manifest.bin"
 LOG = "additions.log"
 IDENTITY = "edge.json"
 LOCK = "writer.lock"
-_SIGNED_AS = b"xianxiao/manifest/1\0"
 
 
 class Refused(CheckerError):
@@ -251,7 +250,7 @@ class SnapshotStore:
         return Offer(manifest, response)
 
     def _manifest(self, response: pb.GetManifestResponse) -> pb.Manifest:
-        if not self._keys.signed_by_centre(_SIGNED_AS + response.manifest, response.signature):
+        if not self._keys.signed_by_centre(signed_manifest(response.manifest), response.signature):
             raise Refused(
                 "manifest",
                 "the manifest was not signed by the centre of the key file: somebody stands between, or the centre has "
@@ -319,6 +318,7 @@ class SnapshotStore:
             point("edge.install.synced")
             os.rename(download.path, self._path)
             self._stamp = _stamp(self._path)
+            self.refused = ""
             point("edge.install.renamed")
             _sync(self.directory)
             point("edge.install.done")

@@ -32,7 +32,7 @@ from google.rpc import error_details_pb2, status_pb2
 from checker import wire
 from checker.core.changes import Heartbeat, Position
 from checker.core.container import Header
-from checker.core.decision import AnsweredBy
+from checker.core.decision import Outcome
 from checker.core.document import DocumentType
 from checker.core.freshness import AsOf
 from checker.core.purchase import Flight
@@ -47,7 +47,7 @@ from edge.snapshot_store import Download, Loaded, Refused, Snapshot, SnapshotSto
 from proto.checker.v1 import filter_pb2 as pb
 from proto.checker.v1 import filter_pb2_grpc
 
-_REFUSALS = ("manifest", "key", "epoch", "download", "snapshot", "disk")
+_REFUSALS = ("manifest", "key", "epoch", "download", "disk")
 _CLOCK_MS = 10_000  # senders whose clock differs by more: lag is told too high, or only by our own steady clock
 _LOG_BYTES = 4 * 1024 * 1024  # heartbeats add up: beyond this, and twice what is worth keeping, the log is begun anew
 _log = logging.getLogger("edge.sync")
@@ -456,6 +456,7 @@ class Sync:
         self._fetch_failures = 0
         for about in _REFUSALS:
             self._alarm(about, "")
+        self._alarm("snapshot", self.store.refused)
         if again:
             self._want(0)
 
@@ -475,7 +476,7 @@ class Sync:
                 raise _failed(address, error) from None
             offer = self.store.offer(response)
             not_older(offer.manifest.centre_id, offer.manifest.epoch, in_use)
-            if not self._is_news(offer.manifest, in_use):
+            if not self._is_news(offer.manifest, in_use) and not self.store.refused:
                 return False
             download = await self._in_thread(self.store.begin, offer, in_use)
         try:
@@ -599,6 +600,8 @@ class Sync:
             return
         snapshot = await self._in_thread(self.store.snapshot)
         self._alarm("snapshot", self.store.refused)
+        if self.store.refused:
+            self._want(self._pace.jitter)  # the one in use is on no disk any more
         target = self._target()
         if snapshot is None or (target is not None and target.header == snapshot.header):
             return
@@ -685,7 +688,7 @@ class Sync:
                 "canary",
                 "the centre's index lacks the canary key that each import lists: what is imported does not reach it",
             )
-        elif verdict.answered_by is AnsweredBy.INDEX:
+        elif verdict.outcome is not Outcome.UNKNOWN:
             self.canary_ms = self._clock_ms()
             self._alarm("canary", "")
 

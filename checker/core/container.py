@@ -86,7 +86,7 @@ class Header:
     feed_time_ms: int
     rulebook_version: str
     rulebook_sha256: bytes  # 32 bytes
-    built_ms: int
+    built_ms: int  # noted before the keys were gathered
 
     def __post_init__(self) -> None:
         for name, length in (("key_check", 16), ("centre_id", 16), ("journal_id", 8), ("rulebook_sha256", 32)):

@@ -68,9 +68,10 @@ async def build(
     index: ExactIndex, key: DigestKey, rulebook: Rulebook, error_rate: float, clock_ms: Callable[[], int]
 ) -> tuple[container.Header, DigestFilter]:
     """Scan the index into a new filter. Raises IndexUnavailable when the store is lost on the way."""
+    began_ms = clock_ms()
     scanned = await scan(index)
     built = await asyncio.to_thread(filter_builder.build, scanned.keys, error_rate)
-    return header(built, key, rulebook, scanned, clock_ms()), built
+    return header(built, key, rulebook, scanned, began_ms), built
 
 
 def header(
@@ -78,12 +79,15 @@ def header(
     key: DigestKey,
     rulebook: Rulebook,
     scanned: Scan,
-    now_ms: int,
+    built_ms: int,
     *,
     centre_id: bytes = bytes(16),
     epoch: int = 0,
 ) -> container.Header:
-    """What goes before the filter built from a scan; without centre and epoch: a checker's own."""
+    """What goes before the filter built from a scan; without centre and epoch: a checker's own.
+
+    `built_ms`: noted before the scan, so that an edge may say it knows all that was acknowledged until then.
+    """
     return container.Header(
         derivation=container.DERIVATION,
         key_id=key.key_id,
@@ -97,7 +101,7 @@ def header(
         feed_time_ms=scanned.head.feed_time_ms,
         rulebook_version=rulebook.version,
         rulebook_sha256=rulebook.sha256,
-        built_ms=now_ms,
+        built_ms=built_ms,
     )
 
 

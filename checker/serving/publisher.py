@@ -243,6 +243,7 @@ class Publisher:
         last = await self._publications.latest()
         centre_id = await self._publications.centre_id()
         identity, lifted = await index.identity(), await index.lifted()
+        began_ms = self._clock_ms()  # before the scan: whatever was acknowledged until then is in it
         scanned = await filter_file.scan(index)
         if await index.identity() != identity:
             _log.warning("the index's servers changed during the scan: it is thrown away")
@@ -251,7 +252,7 @@ class Publisher:
         least = 0
         if last is not None and not allow_drop:
             least = math.ceil(pb.Manifest.FromString(last.manifest).count * (1 - LARGEST_DROP))
-        snapshot, manifest, error_rate = await asyncio.to_thread(self._make, scanned, centre_id, epoch, least)
+        snapshot, manifest, error_rate = await asyncio.to_thread(self._make, scanned, began_ms, centre_id, epoch, least)
         keys, position = len(scanned.keys), scanned.position
         del scanned
         signed = self._keys.signing_key.sign(signed_manifest(manifest))
@@ -270,7 +271,9 @@ class Publisher:
         )
         return published
 
-    def _make(self, scanned: filter_file.Scan, centre_id: bytes, epoch: int, least: int) -> tuple[bytes, bytes, float]:
+    def _make(
+        self, scanned: filter_file.Scan, began_ms: int, centre_id: bytes, epoch: int, least: int
+    ) -> tuple[bytes, bytes, float]:
         """The snapshot, its manifest, and the error rate it was measured to have. Takes seconds of processor time."""
         if len(scanned.keys) < least:
             raise NotPublished(
@@ -278,9 +281,8 @@ class Publisher:
                 "sure that nothing was lost, then run `checker build-snapshot --allow-drop`"
             )
         built = filter_builder.build(scanned.keys, self._error_rate)
-        now_ms = self._clock_ms()
         header = filter_file.header(
-            built, self._keys.digest_key, self._rulebook, scanned, now_ms, centre_id=centre_id, epoch=epoch
+            built, self._keys.digest_key, self._rulebook, scanned, began_ms, centre_id=centre_id, epoch=epoch
         )
         snapshot = container.pack(header, built.bits(), self._keys.signing_key.sign)
         del built

@@ -645,6 +645,21 @@ async def test_a_corrupt_snapshot_is_reported_and_replaced(centre: ScriptedCentr
             await eventually(lambda: not edge.live.alarms)
 
 
+async def test_a_snapshot_that_decays_on_the_disk_is_fetched_again(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """The one in use goes on; the same epoch is downloaded anew, so that the next start finds it."""
+    async with serving(centre) as address, running(tmp_path, address) as edge:
+        await eventually(lambda: edge.fresh)
+        path = tmp_path / "edge" / "snapshot.xxf"
+        other = path.with_name("other")
+        other.write_bytes(path.read_bytes()[:-100])
+        other.rename(path)
+        await eventually(lambda: len(centre.downloads) == 2 and edge.sync.swaps == 2)
+        assert edge.fresh
+        assert edge.holds(*range(100))
+        await eventually(lambda: not edge.live.alarms)
+        assert SnapshotStore(tmp_path / "edge", edge_keys()).load() is not None
+
+
 async def test_a_disk_that_cannot_be_written_stops_nothing(centre: ScriptedCentre, tmp_path: Path) -> None:
     """Downloads and log fail with an alarm, the filter follows; when there is room again both go on."""
     async with serving(centre) as address, running(tmp_path, address) as edge:
@@ -735,20 +750,22 @@ async def test_once_says_why_it_could_not(centre: ScriptedCentre, tmp_path: Path
 
 async def test_the_canary_proves_the_road(centre: ScriptedCentre, tmp_path: Path) -> None:
     """A centre that has nothing under the canary key is an alarm; one that has it confirms it by a time."""
-    listed = False
+    answer = (Outcome.UNKNOWN, Reason.INDEX_UNREACHABLE, AnsweredBy.INDEX)
     asked: list[Question] = []
 
     async def ask(question: Question, _: float) -> Verdict:
         asked.append(question)
-        reason = Reason.MEASURE_IN_FORCE if listed else Reason.NOT_LISTED
-        outcome = Outcome.BARRED if listed else Outcome.ALLOWED
-        return Verdict(outcome, reason, AnsweredBy.INDEX, (), "", AsOf(1, 1, 0, 0))
+        return Verdict(*answer, (), "", AsOf(1, 1, 0, 0))
 
     async with serving(centre) as address, running(tmp_path, address) as edge:
         edge.sync.canary_ask = ask
+        await eventually(lambda: len(asked) > 2)
+        assert edge.sync.canary_ms == 0
+        assert not edge.live.alarms  # an index out of reach says nothing
+        answer = (Outcome.ALLOWED, Reason.NOT_LISTED, AnsweredBy.INDEX)
         await eventually(lambda: "canary" in edge.live.alarms)
         assert edge.sync.canary_ms == 0
-        listed = True
+        answer = (Outcome.ALLOWED, Reason.NOT_LISTED, AnsweredBy.FILTER)  # as an edge sees a record that bars nobody
         await eventually(lambda: edge.sync.canary_ms > 0)
         assert not edge.live.alarms
         assert asked[0].key == KEYS.digest_key.canary
