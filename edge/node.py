@@ -117,13 +117,14 @@ async def _work(context: WorkerContext, node: Node) -> None:
 
 def _guard(context: WorkerContext, node: Node) -> Guard:
     settings = node.settings
-    roles = load_roles(settings.roles) if settings.roles is not None else Roles()
+    given = load_roles(settings.roles) if settings.roles is not None else None
+    roles = given or Roles()
 
     def alarm(caller: str, items: int) -> None:
         _log.warning("quota used up", extra={"caller": caller, "items": items})
 
     return Guard(
-        callers_for(context.listen, settings.tls, roles),
+        callers_for(context.listen, settings.tls, given),
         quota=Quota(node.quota, roles, on_refused=alarm) if roles.limited() else None,
         limits=Limits(min_budget=settings.min_budget_ms / 1000, in_flight=settings.max_in_flight),
     )

@@ -152,8 +152,8 @@ def is_loopback(address: str) -> bool:
 
 
 def callers_for(listen: str, tls: TlsFiles | None, roles: Roles | None) -> Callers:
-    """How the callers of this listener are told apart."""
-    if tls is not None:
+    """How the callers of this listener are told apart. `roles`: what a roles file says; None: there is none."""
+    if tls is not None and (tls.client_ca is not None or roles is not None):
         return Callers.tls(roles or Roles())
     return Callers.plaintext(loopback=is_loopback(listen), roles=roles)
 

@@ -34,10 +34,10 @@ from checker.index.urls import open_index
 from checker.rpc.interceptors import Guard, Limits
 from checker.rpc.live_filter import LiveFilter
 from checker.rpc.quota import Quota
-from checker.rpc.roles import Callers, Roles, load_roles
+from checker.rpc.roles import Roles, load_roles
 from checker.rpc.server import CHECK_SERVICE, RpcServer, ServerSettings, serve
 from checker.rpc.servicer import CheckServicer
-from checker.rpc.tls import TlsFiles, is_loopback, server_credentials
+from checker.rpc.tls import TlsFiles, callers_for, server_credentials
 from checker.rpc.workers import WorkerContext
 from checker.serving import filter_file, metrics_page
 from checker.serving.evidence import EvidenceSpool
@@ -206,11 +206,8 @@ def _at_work(keeper: Keeper, publisher: Publisher) -> list[asyncio.Task[None]]:
 
 def _guard(context: WorkerContext, node: Node, calls: metrics.Calls, refused: dict[str, int]) -> Guard:
     settings = node.settings
-    roles = load_roles(settings.roles) if settings.roles is not None else Roles()
-    if settings.tls_client_ca is not None or (settings.tls_cert is not None and settings.roles is not None):
-        callers = Callers.tls(roles)
-    else:
-        callers = Callers.plaintext(loopback=is_loopback(context.listen), roles=roles)
+    given = load_roles(settings.roles) if settings.roles is not None else None
+    callers, roles = callers_for(context.listen, tls_files(settings), given), given or Roles()
 
     def alarm(caller: str, items: int) -> None:
         refused[caller] = refused.get(caller, 0) + items
