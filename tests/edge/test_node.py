@@ -21,7 +21,7 @@ from edge import ClientTls, DocumentType, EdgeClient, Flight, Outcome
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import check_pb2_grpc, edge_pb2, edge_pb2_grpc, filter_pb2
 from tests.paths import people
-from tests.paths.edges import EdgeStand, fixed_listen, in_step
+from tests.paths.edges import PATIENT, EdgeStand, fixed_listen, in_step
 from tests.paths.stand import Caller, Callers, Checker
 from tests.rpc.certificates import Authority, Pair
 from tests.waiting import eventually, until
@@ -235,14 +235,14 @@ async def test_the_rulebook_is_the_centres(secured: Secured) -> None:
 async def test_the_library_stands_before_the_same_centre(secured: Secured, tmp_path: Path) -> None:
     """EdgeClient with the edge's certificate answers likewise; with a seller's it alarms, and bars nobody."""
     where = secured.centre.address
-    async with EdgeClient(where, tmp_path / "a", secured.key, tls=secured.tls("edge")) as client:
+    async with EdgeClient(where, tmp_path / "a", secured.key, tls=secured.tls("edge"), settings=PATIENT) as client:
         await in_step(client)
         answer = await client.check(Flight(), DocumentType.RESIDENT_ID, LISTED)
         assert answer.outcome is Outcome.BARRED
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edge.assembly.FIRST_WAIT_S", 0.2)
         async with EdgeClient(
-            secured.centre.address, tmp_path / "b", secured.key, tls=secured.tls("booking")
+            secured.centre.address, tmp_path / "b", secured.key, tls=secured.tls("booking"), settings=PATIENT
         ) as client:
             answer = await client.check(Flight(), DocumentType.RESIDENT_ID, LISTED)
             assert answer.outcome is Outcome.UNKNOWN
