@@ -9,11 +9,10 @@ import has died and not been repeated, it may have done any part of its work; on
 """
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,7 +23,6 @@ from checker import faults, rulebooks
 from checker.core.decision import Decision, Outcome, Reason
 from checker.core.freshness import AsOf, Limits
 from checker.core.lookup import EVERYTHING, NeedExact, Query, View, begin, finish
-from checker.core.purchase import Flight, Lodging, Purchase
 from checker.index.base import ExactIndex, IndexKey, Position
 from checker.index.memory import MemoryIndex
 from checker.index.redis import RedisIndex
@@ -34,45 +32,13 @@ from checker.rpc.live_filter import LiveFilter
 from checker.serving import filter_file
 from tests.builders import KEY, ms
 from tests.index.servers import Server
-from tests.paths.people import COURT, NAME, resident_id
+from tests.paths.court import MEASURES, PEOPLE, PURCHASES, Court, is_lift, lines, reaches
+from tests.paths.people import NAME
 
 NOW = ms("2026-03-10T12:00:00")
-PEOPLE = [resident_id(number) for number in range(3)]
-MEASURES = ("M1", "M2")
-PURCHASES: dict[str, Purchase] = {"FLIGHT": Flight(), "HOTEL": Lodging(5)}
+FEED_TIME = "2026-03-10T11:59:00+08:00"
 INDEX_KEY = IndexKey(KEY.key_id, KEY.check_value)
 RULEBOOK = rulebooks.load(None)
-
-_who = st.lists(st.sampled_from(range(3)), unique=True, min_size=1, max_size=3)
-_adds = st.fixed_dictionaries(
-    {
-        "op": st.just("add"),
-        "measure_id": st.sampled_from(MEASURES),
-        "who": _who,
-        "period": st.sampled_from(["now", "now", "now", "ended", "to come"]),
-        "items": st.sampled_from([None, None, ["FLIGHT"], ["HOTEL", "GOLF"]]),
-    }
-)
-_lifts = st.fixed_dictionaries(
-    {"op": st.sampled_from(["remove", "revoke"]), "measure_id": st.sampled_from(MEASURES)},
-)
-_exempts = st.fixed_dictionaries(
-    {
-        "op": st.just("exempt"),
-        "measure_id": st.sampled_from(MEASURES),
-        "who": st.one_of(st.just([]), _who),
-        "days": st.sampled_from(["2026-03", "2026-04"]),
-    }
-)
-lines = st.lists(st.one_of(_adds, _adds, _lifts, _exempts), min_size=1, max_size=5)
-_DAYS = {"now": ("2020-01-01", None), "ended": ("2020-01-01", "2026-03-09"), "to come": ("2026-03-11", None)}
-
-
-class Known(NamedTuple):
-    """A line that an import has brought."""
-
-    sequence: int
-    line: dict[str, Any]
 
 
 class CrashError(Exception):
@@ -111,7 +77,7 @@ class PathMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = tempfile.TemporaryDirectory()
-        self.court: list[dict[str, Any]] = []  # line n has sequence n + 1
+        self.court = Court()
         self.head = 0  # as the oracle sees it
         self.counted: set[int] = set()  # sequences that count for certain
         self.doubtful: list[tuple[int, ...]] = []  # what imports that died had sent
@@ -129,7 +95,7 @@ class PathMachine(RuleBasedStateMachine):
         self.runner.run(self.index.open(INDEX_KEY, create=True))
         self.live = LiveFilter(View(RULEBOOK, KEY, EVERYTHING, AsOf(0, 0, 0, 0), Limits()))
         self.position: Position | None = None
-        self.court = [{"op": "heartbeat"}, *first, *second]
+        self.court.write(FEED_TIME, {"op": "heartbeat"}, *first, *second)
         self.send([1], 1, 0)
         self.rebuild_filter()
 
@@ -148,7 +114,7 @@ class PathMachine(RuleBasedStateMachine):
     @rule(written=lines)
     def court_writes(self, written: list[dict[str, Any]]) -> None:
         if len(self.court) < 40:
-            self.court += written
+            self.court.write(FEED_TIME, *written)
 
     # The importer
 
@@ -189,33 +155,11 @@ class PathMachine(RuleBasedStateMachine):
             self.head += 1
         assert summary.feed_sequence == self.head or (self.died and summary.feed_sequence > self.head)
         self.head = summary.feed_sequence  # an import that died may have gone further than it could say
-        self.counted |= {one for one in sent if one <= self.head or self.court[one - 1]["op"] != "add"}
+        self.counted |= {one for one in sent if one <= self.head or self.court[one]["op"] != "add"}
 
     def _file(self, sequences: list[int]) -> Path:
         self.files += 1
-        path = Path(self.folder.name) / f"{self.files}.jsonl"
-        path.write_text("\n".join(json.dumps(self._line(sequence)) for sequence in sequences), "utf-8")
-        return path
-
-    def _line(self, sequence: int) -> dict[str, Any]:
-        written = self.court[sequence - 1]
-        line = {"seq": sequence, "time": "2026-03-10T11:59:00+08:00", "op": written["op"]}
-        if "measure_id" in written:
-            line["measure_id"] = written["measure_id"]
-        if written["op"] == "add":
-            first, last = _DAYS[written["period"]]
-            line |= {"kind": "order", "court": COURT, "case_number": f"（2024）浙0102执{sequence}号"}
-            line |= {"effective_from": first} | ({"effective_to": last} if last else {})
-            line |= {"items": written["items"]} if written["items"] else {}
-            line["subjects"] = [
-                {"role": "DEBTOR_PERSON", "name": NAME, "documents": [_paper(one)]} for one in written["who"]
-            ]
-        elif written["op"] == "exempt":
-            window = {"kind": "OTHER", "valid_from": f"{written['days']}-01", "valid_to": f"{written['days']}-28"}
-            line["exemption"] = window | (
-                {"documents": [_paper(one) for one in written["who"]]} if written["who"] else {}
-            )
-        return line
+        return self.court.feed(Path(self.folder.name) / f"{self.files}.jsonl", sequences)
 
     # The worker
 
@@ -270,41 +214,18 @@ class PathMachine(RuleBasedStateMachine):
         doubtful = {sequence for sent in self.doubtful for sequence in sent} - self.counted
         may = must = False
         for measure in MEASURES:
-            certain, perhaps = self._about(measure, self.counted), self._about(measure, doubtful)
+            certain, perhaps = self.court.about(measure, self.counted), self.court.about(measure, doubtful)
             adds = [known for known in certain if known.line["op"] == "add"][-1:]
             newest = adds[0].sequence if adds else 0
             adds += [known for known in perhaps if known.line["op"] == "add" and known.sequence > newest]
-            standing = [one for one in adds if not any(_is_lift(line) and at > one.sequence for at, line in certain)]
-            barring = [_reaches(line, certain, person, item) for _, line in standing]
+            standing = [one for one in adds if not any(is_lift(line) and at > one.sequence for at, line in certain)]
+            barring = [reaches(line, certain, person, item) for _, line in standing]
             may = may or any(barring)
-            untouched = newest and standing[:1] == adds[:1] and not any(_is_lift(line) for _, line in perhaps)
+            untouched = newest and standing[:1] == adds[:1] and not any(is_lift(line) for _, line in perhaps)
             must = must or bool(
-                untouched and all(_reaches(line, certain + perhaps, person, item) for _, line in standing)
+                untouched and all(reaches(line, certain + perhaps, person, item) for _, line in standing)
             )
         return may, must
-
-    def _about(self, measure: str, sequences: set[int]) -> list[Known]:
-        """Those of the lines that are about a measure, in sequence."""
-        lines = [Known(one, self.court[one - 1]) for one in sorted(sequences)]
-        return [known for known in lines if known.line.get("measure_id") == measure]
-
-
-def _reaches(addition: dict[str, Any], known: list[Known], person: int, item: str) -> bool:
-    """Whether an addition bars this, as long as nothing lifts it."""
-    exempt = any(
-        line["op"] == "exempt" and line["days"] == "2026-03" and (not line["who"] or person in line["who"])
-        for _, line in known
-    )
-    covers = addition["items"] is None or item in addition["items"]
-    return person in addition["who"] and addition["period"] == "now" and covers and not exempt
-
-
-def _is_lift(line: dict[str, Any]) -> bool:
-    return line["op"] in ("remove", "revoke")
-
-
-def _paper(person: int) -> dict[str, str]:
-    return {"type": "RESIDENT_ID", "number": PEOPLE[person]}
 
 
 def check(machine: Any, examples: int, steps: int) -> None:
