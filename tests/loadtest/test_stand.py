@@ -11,8 +11,8 @@ from tests.waiting import until
 
 
 def test_centre_and_edge_answer_rightly_and_end(tmp_path: Path) -> None:
-    """Sellers ask the edge, no answer of people.csv is wrong, and no process outlives the stand. On a busy machine an edge
-    may be in doubt (CENTRE_LATE), which bars nobody."""
+    """Sellers ask the edge, no answer of people.csv is wrong, and no process outlives the stand. On a busy machine an
+    edge may be in doubt (CENTRE_LATE), which bars nobody."""
     with Stand(tmp_path, people=2_000, edge=True) as stand:
         asked = ask_all(stand.target.address, stand.people)
         started = {server.name: server.pid for server in stand.servers}
