@@ -146,7 +146,8 @@ async def test_nothing_is_there_and_the_centre_is_away(tmp_path: Path) -> None:
 
 async def test_a_newer_epoch_is_taken_while_additions_go_on(centre: ScriptedCentre, tmp_path: Path) -> None:
     """Through several epochs every acknowledged key is in the filter at every moment, and the stream is not left."""
-    async with serving(centre) as address, running(tmp_path, address) as edge:
+    patient = QUICK._replace(silence=10.0)
+    async with serving(centre) as address, running(tmp_path, address, pace=patient) as edge:
         await eventually(lambda: edge.fresh)
         number = 1000
         for epoch in range(2, 6):
