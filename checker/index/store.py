@@ -34,7 +34,7 @@ _ASKING: Final = pack((b"ASKING",))
 WRITE_LINES: Final = ("write-1", "write-2", "write-3")
 _next_write_line: Final = itertools.cycle(WRITE_LINES)
 """One `apply` after another takes the next connection: the server has the next batch at hand while answers of the one
-before are worked on, and syncs its file once for several. 20 % more keys per second than batches behind one another."""
+before are worked on, and syncs its file once for several. A sixth more keys per second than batches in one row."""
 
 Call = Callable[[Node, Sequence[bytes]], Awaitable[list[Any]]]
 """Sends a pipeline to one primary and returns its answers."""
