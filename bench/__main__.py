@@ -5,6 +5,7 @@ Ratios travel between machines, times do not: read the ratio column. Nothing her
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import begin, coalescing, edge_check, filter, importing, rpc  # noqa: A004 - the module is named for what it measures
+from bench import begin, coalescing, edge_check, filter, importing, peers, rpc  # noqa: A004 - the module is named for what it measures
 from bench.result import Result
 
 ROOT = Path(__file__).parent.parent
@@ -51,19 +52,33 @@ SUITES: dict[str, Callable[[], list[Result]]] = {
     "import": importing.run_rate,
     "memory": importing.run_memory,
     "filter": _filter,
+    "peers": peers.run,
 }
 
 
 def _number(value: float) -> str:
+    if math.isnan(value):
+        return "–"
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def _ratio(result: Result) -> str:
-    """The ratio as its goal words it: "faster" and "cheaper" count upwards."""
+    """The ratio as its goal words it: "faster" and "cheaper" count upwards; with quartiles where there are any."""
+    if math.isnan(result.ratio):
+        return "–"
     ratio = 1 / result.ratio if "faster" in result.goal else result.ratio
-    return f"{ratio:.3g}"
+    spread = " ({:.3g} to {:.3g})".format(*result.spread) if result.spread else ""
+    return f"{ratio:.3g}{spread}"
+
+
+def _plain(result: Result) -> dict[str, object]:
+    """For JSON, which knows no NaN."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in result._asdict().items()
+    }
 
 
 def _write(results: list[Result], path: Path) -> None:
@@ -96,6 +111,11 @@ _READING = [
     "  client in another process. The echo answers with bytes of the same size and parses nothing.",
     "- *filter* figures are for 10 million keys at an error rate of 1e-4; pybloom-live's own `add` is timed on part of",
     "  them and scaled.",
+    "- *peers* that answer calls get the same load from h2load and are compared as checks per second of the server's",
+    "  processor time; in brackets the quartiles of the rounds' ratios. Cerbos is told by its caller whether a measure",
+    "  is in force, and keeps no list. *Coalesced*: callers of one process ask one at a time, by `edge.RemoteChecker`.",
+    "- *caller's CPU*: of the process that asks. Redis, SQLite and pybloom-live look ready bytes up;",
+    "  `EdgeClient.check` validates a number, looks the rule up, makes the digest, asks its filter, makes an answer.",
     "- *memory* is the server's own count after the import, against an empty server.",
 ]
 
@@ -124,7 +144,7 @@ def main() -> int:
     kept.mkdir(exist_ok=True)
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     (kept / f"{stamp}.json").write_text(
-        json.dumps([result._asdict() for result in results], ensure_ascii=False, indent=2)
+        json.dumps([_plain(result) for result in results], ensure_ascii=False, indent=2)
     )
     if not chosen:
         _write(results, ROOT / "docs" / "performance.md")

@@ -27,7 +27,7 @@ IN_FLIGHT = 32
 BATCH = 100
 
 
-def _request(number: int) -> pb.CheckRequest:
+def check_request(number: int) -> pb.CheckRequest:
     """A valid resident ID of 18xx that no feed here lists, on a train a measure could forbid."""
     return pb.CheckRequest(
         item_id=str(number),
@@ -72,7 +72,7 @@ def checker(index: str, *more: str) -> Iterator[tuple[str, int]]:
             yield json.loads(ready.read_text())["address"], process.pid
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """CPU seconds of a process and its children so far; by the scheduler, in nanoseconds, where the kernel tells."""
     parent = psutil.Process(pid)
     family = [parent, *parent.children(recursive=True)]
@@ -103,9 +103,9 @@ async def _cost(address: str, pid: int, method: str, requests: list[bytes], call
     async with grpc.aio.insecure_channel(address) as channel:
         call: Any = channel.unary_unary(f"/checker.v1.CheckService/{method}")
         await _drive(call, requests, calls // 10)
-        before = _cpu(pid)
+        before = cpu_seconds(pid)
         wall = await _drive(call, requests, calls)
-        return (_cpu(pid) - before) / calls, calls / wall
+        return (cpu_seconds(pid) - before) / calls, calls / wall
 
 
 async def _sizes(address: str, unary: bytes, batch: bytes) -> tuple[int, int]:
@@ -124,8 +124,8 @@ async def _sizes(address: str, unary: bytes, batch: bytes) -> tuple[int, int]:
 
 def run(rounds: int = 25, calls: int = 1500) -> list[Result]:
     """Measure; answers are decoded and checked before. The index is in memory and empty: every check is a miss."""
-    unary = [_request(number).SerializeToString() for number in range(1000)]
-    batch = [pb.BatchCheckRequest(items=[_request(number) for number in range(BATCH)]).SerializeToString()]
+    unary = [check_request(number).SerializeToString() for number in range(1000)]
+    batch = [pb.BatchCheckRequest(items=[check_request(number) for number in range(BATCH)]).SerializeToString()]
     with checker("memory:") as (address, pid):
         sizes = uvloop.run(_sizes(address, unary[0], batch[0]))
         command = [sys.executable, "-m", "bench.echo_server", *map(str, sizes)]
