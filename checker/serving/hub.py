@@ -419,6 +419,9 @@ class Hub:
 
     async def _keep_beating(self) -> None:
         while True:
+            if not self.watchers:  # twenty turns a second for nobody would be half of an idle worker's work
+                await asyncio.sleep(BEAT_S / 4)
+                continue
             for slot in self._slots:
                 await asyncio.sleep(BEAT_S / _SLOTS)
                 self._wake(slot, due=True)
