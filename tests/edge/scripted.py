@@ -7,8 +7,8 @@ import asyncio
 import hashlib
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -249,7 +249,7 @@ class ScriptedCentre(filter_pb2_grpc.FilterServiceServicer):
     ) -> AsyncIterator[pb.SnapshotChunk]:
         await self._be_there(context)
         self.downloads.append((request.epoch, request.offset))
-        with self._call():
+        async with self._call(context):
             offset = request.offset
             while True:
                 found = self.served.get((request.centre_id, request.epoch))
@@ -275,7 +275,7 @@ class ScriptedCentre(filter_pb2_grpc.FilterServiceServicer):
         await self._be_there(context)
         position = Position(request.position.journal_id, request.position.entry)
         self.watched.append(position)
-        with self._call():
+        async with self._call(context):
             due = 0.0
             while True:
                 news = self._news
@@ -317,13 +317,15 @@ class ScriptedCentre(filter_pb2_grpc.FilterServiceServicer):
         if self.away:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
 
-    @contextmanager
-    def _call(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _call(self, context: Any) -> AsyncIterator[None]:
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)
         try:
             yield
+        except asyncio.CancelledError:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")  # else the caller's end would stay open
         finally:
             self._calls.discard(task)
 
