@@ -32,7 +32,7 @@ from google.rpc import error_details_pb2, status_pb2
 from checker import wire
 from checker.core.changes import Heartbeat, Position
 from checker.core.container import Header
-from checker.core.decision import Outcome
+from checker.core.decision import AnsweredBy, Outcome
 from checker.core.document import DocumentType
 from checker.core.freshness import AsOf
 from checker.core.purchase import Flight
@@ -509,10 +509,11 @@ class Sync:
                 if chunk is grpc.aio.EOF:
                     raise SyncFailed(f"centre {address}: the snapshot ended early")
                 assert isinstance(chunk, pb.SnapshotChunk)  # noqa: S101 - for the type checker
+                data = chunk.data  # once: each look at it is a copy
                 room = manifest.size - download.offset
-                if chunk.offset != download.offset or not 0 < len(chunk.data) <= room:
+                if chunk.offset != download.offset or not 0 < len(data) <= room:
                     raise SyncFailed(f"centre {address}: a piece of the snapshot does not belong where it came")
-                await self._in_thread(download.write, chunk.data)
+                await self._in_thread(download.write, data)
                 self._fetch_failures = 0  # there is progress: no reason to wait longer and longer
         except TimeoutError:
             raise SyncFailed(f"centre {address}: the download stands still") from None
@@ -683,14 +684,17 @@ class Sync:
             verdict = await ask(question, asyncio.get_running_loop().time() + 1.0)
         except CheckerError:
             return  # nobody answered: that is told elsewhere
-        if verdict.nothing_listed:
-            self._alarm(
-                "canary",
-                "the centre's index lacks the canary key that each import lists: what is imported does not reach it",
-            )
-        elif verdict.outcome is not Outcome.UNKNOWN:
+        if verdict.outcome is Outcome.UNKNOWN:
+            return  # nor did the centre's index
+        there = verdict.answered_by is AnsweredBy.INDEX and not verdict.nothing_listed
+        if there:
             self.canary_ms = self._clock_ms()
-            self._alarm("canary", "")
+        self._alarm(
+            "canary",
+            ""
+            if there
+            else "the centre does not know the canary key that each import lists: what is imported does not reach it",
+        )
 
     # Small things
 
