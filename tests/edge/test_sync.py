@@ -752,7 +752,7 @@ async def test_once_says_why_it_could_not(centre: ScriptedCentre, tmp_path: Path
 
 
 async def test_the_canary_proves_the_road(centre: ScriptedCentre, tmp_path: Path) -> None:
-    """Only the record in the centre's index confirms, by a time; nothing there, or a filter that misses, is an alarm."""
+    """Only the record in the index confirms, by a time; nothing there, or a filter that misses, is an alarm."""
     answer = (Outcome.UNKNOWN, Reason.INDEX_UNREACHABLE, AnsweredBy.INDEX)
     asked: list[Question] = []
 
