@@ -112,14 +112,14 @@ class Said(NamedTuple):
     person: int
     at: float
     came: float
-    outcome: int
-    reason: int
-    source: int
+    outcome: pb.Outcome
+    reason: pb.Reason
+    source: pb.AnsweredBy
     stale: bool
 
     def __str__(self) -> str:
-        outcome, reason = pb.Outcome.Name(self.outcome), pb.Reason.Name(self.reason)  # type: ignore[arg-type]
-        source = pb.AnsweredBy.Name(self.source)  # type: ignore[arg-type]
+        outcome, reason = pb.Outcome.Name(self.outcome), pb.Reason.Name(self.reason)
+        source = pb.AnsweredBy.Name(self.source)
         words = [word.partition("_")[2] for word in (outcome, reason)] + [source.removeprefix("ANSWERED_BY_")]
         return f"person {self.person} {' '.join(words)}{' STALE_DATA' if self.stale else ''}"
 
@@ -258,7 +258,7 @@ class Witness:
         """What was said about these, as words."""
         wanted = set(people)
         return Counter(
-            pb.Outcome.Name(one.outcome).removeprefix("OUTCOME_")  # type: ignore[arg-type]
+            pb.Outcome.Name(one.outcome).removeprefix("OUTCOME_")
             for one in self.answers
             if one.person in wanted and one.at >= since
         )
@@ -271,7 +271,7 @@ class Witness:
             best = max(best, look.claim - _CLOCK_S)
             claims.append(best)
         ends = [look.ended for look in self.looks]
-        found = []
+        found: list[str] = []
         for one in self.answers:
             seen = bisect_right(ends, one.at)
             found += self._wrong(one, claims[seen - 1] if seen else -_NEVER)
