@@ -258,8 +258,11 @@ class AdviceQueue:
                     ready.extend(await self._in_thread(self._store.take, caller, AT_ONCE, self._clock_ms()))
                 except sqlite3.Error as error:
                     _log.error("the advice queue cannot be read: %s", describe(error))
+                full = len(ready) == AT_ONCE
                 while ready:
                     yield _as_of_now(ready.popleft(), self._clock_ms())
+                if full:
+                    continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await changed.wait()

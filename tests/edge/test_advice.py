@@ -410,6 +410,14 @@ async def test_a_caller_hears_of_its_own_and_an_operator_of_all(tmp_path: Path) 
         assert [advice.decision_id for advice in await offered(queue, 2)] == ["D1", "D3"]
 
 
+async def test_many_outcomes_are_handed_over_without_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long outage hundreds wait: they come one after another, whatever the time between two looks."""
+    async with a_queue(tmp_path) as queue:
+        await settled(queue, *[""] * 300)
+        monkeypatch.setattr(module, "LOOK_S", 3600.0)
+        assert len(await offered(queue, 300)) == 300
+
+
 async def test_an_outcome_is_handed_over_once_and_what_was_not_is_kept(tmp_path: Path) -> None:
     """A watcher goes after the first of three: the next one is told the other two. A restart in between changes
     nothing."""
