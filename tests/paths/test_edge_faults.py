@@ -4,7 +4,9 @@ No answer is wrong in any of it, nothing crashes, the lag shown is true, and the
 """
 
 import asyncio
+import contextlib
 import shutil
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from proto.checker.v1 import check_pb2 as pb
-from proto.checker.v1 import filter_pb2
+from proto.checker.v1 import edge_pb2, edge_pb2_grpc, filter_pb2
 from tests.paths.edges import fixed_listen
 from tests.paths.importing import Importer, importing
-from tests.paths.stand import Checker, EdgeNode, Stand, aside, wait_for
-from tests.paths.witness import CLEAR, Truth, Witness
+from tests.paths.people import flight
+from tests.paths.stand import Caller, Checker, EdgeNode, Stand, aside, wait_for
+from tests.paths.witness import CLEAR, Truth, Witness, person
 
 LISTED = 200
 PATIENT = ("--index-timeout-ms", "2000")
@@ -130,8 +133,9 @@ async def test_a_centre_with_a_newer_epoch(house: House) -> None:
         await witness.until(
             "the new epoch", lambda: witness.last.status.epoch == before + 1
         )  # each edge at its own time
-        await witness.in_step(SOON)
-        assert witness.outcomes(added[25:], witness.last.began - 1)["ALLOWED"] == 0
+        swapped = time.monotonic()
+        await witness.rounds()
+        assert set(witness.outcomes(added[25:], swapped)) == {"BARRED"}
 
 
 def test_a_centre_restored_from_a_backup(tmp_path: Path) -> None:
@@ -192,3 +196,56 @@ async def _restored(stand: Stand) -> None:
         await witness.in_step()
     assert witness.wrong() == []
     assert "Traceback" not in edge.log.read_text("utf-8")
+
+
+async def test_unknowns_of_an_outage_come_out_as_advice(house: House) -> None:
+    """Whoever was UNKNOWN while the centre was away is told of by WatchAdvice when it is back: refused if still listed,
+    cleared if lifted meanwhile. Then nothing of the questions is left in the data directory."""
+    edge, truth = house.edge, house.truth
+    database = edge.data / "advice.sqlite3"
+    async with importing(house.stand) as importer, Caller(edge.address) as caller:
+        await aside(house.centre.kill)
+        people = truth.listed()[:30]
+        asked = {number: await caller.ask(flight(person(number))) for number in people}
+        assert {answer.outcome for answer in asked.values()} == {"UNKNOWN"}
+        ids = {answer.response.decision_id: number for number, answer in asked.items()}
+        assert len(ids) == len(people)
+        await aside(wait_for, "all of them on the disk", lambda: waiting(database) >= len(people))
+        kept = bodies(database)
+        await truth.lift(importer, *people[:10])
+
+        stub = edge_pb2_grpc.EdgeServiceStub(caller.channel)
+        watch = stub.WatchAdvice(edge_pb2.WatchAdviceRequest())
+        await aside(house.start)
+        told: dict[int, pb.CheckResponse] = {}
+        async with asyncio.timeout(60):
+            async for advice in watch:
+                if advice.decision_id in ids:
+                    assert ids[advice.decision_id] not in told, "told twice"
+                    told[ids[advice.decision_id]] = advice.answer
+                if len(told) == len(people):
+                    break
+        watch.cancel()
+    assert {told[number].outcome for number in people[:10]} == {pb.OUTCOME_ALLOWED}
+    for number in people[10:]:  # an outcome that took more than a second to get here means "ask again"
+        answer = told[number]
+        stale = (answer.outcome, answer.reason) == (pb.OUTCOME_UNKNOWN, pb.REASON_DATA_STALE)
+        assert answer.outcome == pb.OUTCOME_BARRED or stale
+        assert answer.decision_id
+    await aside(wait_for, "the end of the questions", lambda: waiting(database) == 0)
+    left = b"".join(path.read_bytes() for path in edge.data.rglob("*") if path.is_file())
+    assert kept
+    assert not [body for body in kept if body in left]
+
+
+def waiting(database: Path) -> int:
+    """Answers that wait to be asked again, on the disk."""
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as file:
+        return int(file.execute("SELECT count(*) FROM asked").fetchone()[0])
+
+
+def bodies(database: Path) -> list[bytes]:
+    """What the file keeps of each question, encrypted and sealed."""
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as file:
+        found = [row for (row,) in file.execute("SELECT body FROM waiting UNION ALL SELECT seal FROM waiting")]
+        return found + [row for (row,) in file.execute("SELECT body FROM asked")]
