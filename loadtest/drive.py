@@ -23,7 +23,7 @@ import grpc
 
 from loadtest import stand
 from loadtest.measured import Recorder
-from loadtest.meter import Meter, Sample, listeners
+from loadtest.meter import Meter, Sample, listeners, memory_growth
 from loadtest.pace import Pace
 from loadtest.sla import Sla
 
@@ -109,6 +109,16 @@ class Driven:
     def loader_cpu_us(self) -> float | None:
         """Processor time of the tester per check, microseconds."""
         return self._per_check(lambda sample: sample.loader_share * sample.seconds)
+
+    @property
+    def memory_growth(self) -> float | None:
+        """Of the target, MiB per hour over the last two thirds of the measured time; None where it could not be seen.
+
+        In the first third a service still fills its caches and pools, which is no leak.
+        """
+        begin = self.start_at + self.recorder.seconds / 3
+        settled = [sample for sample in self.during if sample.at - sample.seconds >= begin]
+        return memory_growth(settled) if self.watched else None
 
     def _per_check(self, used: Callable[[Sample], float]) -> float | None:
         """A sample lies partly in the measured time where that begins and ends: then it counts for that part."""

@@ -9,12 +9,15 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from statistics import linear_regression
 
 import psutil
 
+LEAST_SAMPLES = 5
+"""Of memory, to tell its growth from."""
 _LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
 
 
@@ -96,6 +99,15 @@ class Meter:
         self._at, self._server, self._loader, self._each = now, server, loader, each
         self.samples.append(taken)
         return taken
+
+
+def memory_growth(samples: Sequence[Sample]) -> float | None:
+    """MiB per hour by which the service's memory grew, the slope of the least-squares line; None of too few samples."""
+    seen = [(sample.at / 3600, sample.server_bytes / 2**20) for sample in samples if sample.server_bytes]
+    if len(seen) < LEAST_SAMPLES:
+        return None
+    hours, mebibytes = zip(*seen, strict=True)
+    return linear_regression(hours, mebibytes).slope
 
 
 def is_local(target: str) -> bool:

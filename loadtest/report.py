@@ -137,6 +137,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "opinions": [each._asdict() | {"agrees": each.agrees} for each in report.opinions],
         },
         "server_cpu_us_per_check": driven.server_cpu_us,
+        "server_memory_growth_mib_per_hour": driven.memory_growth,
         "samples": [asdict(sample) for sample in driven.samples],
         "environment": report.environment,
     }
@@ -418,10 +419,18 @@ def _cost(report: Report) -> list[str]:
             charts.processors(driven.samples, driven.recorder, driven.start_at, watched=driven.watched),
             "Processor time, second by second.",
         ),
-        chart(charts.memory(driven.samples, driven.start_at), "Memory of the target's processes.")
+        chart(charts.memory(driven.samples, driven.start_at), f"Memory of the target's processes. {_grew(driven)}")
         if driven.watched
         else "",
     ]
+
+
+def _grew(driven: Driven) -> str:
+    growth = driven.memory_growth
+    if growth is None:
+        return "Too short a run to tell whether it grows."
+    over_s = driven.recorder.seconds * 2 / 3
+    return f"Slope over the last {over_s:,.0f} s (two thirds of the run): {growth:+,.1f} MiB per hour."
 
 
 # --------------------------------------------------------------------------------------------------------------------

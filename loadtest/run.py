@@ -68,7 +68,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     _arguments(run)
     run.add_argument("--rate", type=float, metavar="R", help="checks per second to drive (default: the SLA's)")
     run.add_argument("--replay", type=Path, metavar="FILE", help="drive the orders of a trace, at its own times")
-    run.set_defaults(run=_guarded(_run))
+    run.set_defaults(run=guarded(_run))
     ramp = verbs.add_parser(
         "ramp",
         help="find the highest rate at which an SLA holds",
@@ -78,7 +78,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     _arguments(ramp)
     ramp.add_argument("--rate", type=float, metavar="R", help="checks per second of the first trial (the SLA's)")
     ramp.add_argument("--trials", type=int, default=_TRIALS, metavar="N", help=f"at most (default {_TRIALS})")
-    ramp.set_defaults(run=_guarded(_ramp))
+    ramp.set_defaults(run=guarded(_ramp))
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,10 +96,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="for the reports (default run/loadtest-TIME)")
 
 
-def _guarded(verb: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+def guarded(verb: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """The verb, with what can go wrong as a line on standard error and an exit code."""
 
-    def guarded(args: argparse.Namespace) -> int:
+    def tried(args: argparse.Namespace) -> int:
         try:
             return verb(args)
         except InputError as error:
@@ -114,7 +114,7 @@ def _guarded(verb: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Na
             print(f"loadtest {args.verb}: {line}", file=sys.stderr)
         return code
 
-    return guarded
+    return tried
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def judged(plan: Plan, folder: Path) -> Report:
 
 def judge(plan: Plan, driven: Driven) -> Report:
     """The report of what was driven: the SLA's lines, and one more where the run ended early."""
-    lines = slas.judge(plan.sla, driven.recorder, plan.driven_rate)
+    lines = slas.judge(plan.sla, driven.recorder, plan.driven_rate, driven.memory_growth)
     if driven.problem:
         lines.append(Line("run", "to its end", driven.problem, False))
     return Report(

@@ -80,6 +80,7 @@ class Sla:
     deadline_ms: float  # a call not answered by then has failed
     targets: tuple[Target, ...]
     abort: Abort
+    memory_growth: float | None = None  # highest, of the target's processes, MiB per hour
 
 
 class Line(NamedTuple):
@@ -168,7 +169,8 @@ class _Table:
             self.wrong(key, f"is not a key here; known: {', '.join(known)}")
 
 
-_TOP: Final = ("name", "about", "workload", "target", "abort")
+_TOP: Final = ("name", "about", "workload", "target", "server", "abort")
+_SERVER: Final = ("memory_growth_mib_per_hour",)
 _WORKLOAD: Final = ("tenants", "profile", "rate", "seconds", "loop", "warmup_s", "deadline_ms")
 _LONGEST_MS: Final = 3_600_000.0
 _MS: Final = (0.001, _LONGEST_MS, "milliseconds, 0.001 to 3600000")
@@ -201,6 +203,9 @@ def parse(content: dict[str, Any]) -> Sla:
         workload.wrong("profile", "burst needs a tenant that has sale openings (rail)")
     rates = mean_rates(tenants, rate, seconds, profile) if tenants and rate and seconds and profile else {}
     targets = _targets(top.take("target"), tenants, rates, problems)
+    server = _Table(top.take("server") if "server" in top else {}, "server", problems)
+    memory_growth = server.number(_SERVER[0], 0.001, 1e6, "MiB per hour, above 0")
+    server.end(_SERVER)
     abort = _abort(_Table(top.take("abort") if "abort" in top else {}, "abort", problems))
     top.end(_TOP)
     if problems or name is None or rate is None or seconds is None or profile is None or loop is None:
@@ -217,6 +222,7 @@ def parse(content: dict[str, Any]) -> Sla:
         deadline_ms=1000.0 if deadline_ms is None else deadline_ms,
         targets=targets,
         abort=abort,
+        memory_growth=memory_growth,
     )
 
 
@@ -295,16 +301,21 @@ def _whole(table: _Table, key: str) -> int | None:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def judge(sla: Sla, recorder: Recorder, rate: float | None = None) -> list[Line]:
-    """Every promise judged, the answers first. `rate`: checks per second that were driven, where not the SLA's own.
+def judge(sla: Sla, recorder: Recorder, rate: float | None = None, memory_growth: float | None = None) -> list[Line]:
+    """Every promise judged, the answers first. `rate`: checks per second that were driven, where not the SLA's own;
+    `memory_growth`: of the target's processes in MiB per hour, None where nobody saw them.
 
-    A promise about calls that nobody made is broken: nothing was shown.
+    A promise about calls that nobody made, or memory that nobody saw, is broken: nothing was shown.
     """
     scale = 1.0 if rate is None else rate / sla.rate
     lines = [_answers(recorder)]
     for target in sla.targets:
         series = recorder.select(target.tenant, target.rpc)
         lines += _lines(target, series, recorder.seconds, scale)
+    if sla.memory_growth is not None:
+        measured = "not seen" if memory_growth is None else f"{memory_growth:+,.1f} MiB/hour"
+        passed = memory_growth is not None and memory_growth <= sla.memory_growth
+        lines.append(Line("server memory growth", f"≤ {sla.memory_growth:,.1f} MiB/hour", measured, passed))
     return lines
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.meter import Group, Meter, environment, is_local, listeners
+from loadtest.meter import LEAST_SAMPLES, Group, Meter, Sample, environment, is_local, listeners, memory_growth
 from tests.waiting import until
 
 _BURN = """
@@ -46,6 +46,39 @@ def test_a_sample_tells_shares_of_one_core() -> None:
     finally:
         burning.kill()
         burning.wait()
+
+
+def samples(*mebibytes: float) -> list[Sample]:
+    """One a second, from a time that loses no precision for being long ago."""
+    return [
+        Sample(1_770_000_000.0 + second, 1.0, 0.0, int(size * 2**20), 0.0, 0.0, 0.0)
+        for second, size in enumerate(mebibytes)
+    ]
+
+
+def test_memory_that_grows_is_told_by_its_slope() -> None:
+    """Half a MiB a minute is thirty an hour, under noise of 2 MiB; flat is none, shrinking is less."""
+    leaking = [100 + second / 120 + (second % 2) * 2 for second in range(400)]
+    assert memory_growth(samples(*leaking)) == pytest.approx(30, abs=0.5)
+    assert memory_growth(samples(*[100.0] * 400)) == 0
+    assert memory_growth(samples(*reversed(leaking))) == pytest.approx(-30, abs=0.5)
+
+
+def test_one_step_at_the_end_is_no_steady_growth_but_is_not_hidden() -> None:
+    """Eight MiB more in the last of ten minutes count, though less than if they had come bit by bit."""
+    stepped, steady = [100.0] * 540 + [108.0] * 60, [100 + 8 * second / 600 for second in range(600)]
+    (late, slow) = (memory_growth(samples(*sizes)) for sizes in (stepped, steady))
+    assert late is not None
+    assert slow == pytest.approx(48)
+    assert 20 < late < 48
+
+
+def test_too_few_samples_tell_no_growth() -> None:
+    """None, and seconds without a process do not count as memory given back."""
+    few = [100.0] * (LEAST_SAMPLES - 1)
+    assert memory_growth(samples(*few)) is None
+    assert memory_growth(samples(*few, 0, 0)) is None
+    assert memory_growth(samples(*few, 0, 100)) == 0
 
 
 def test_the_listener_of_a_port_is_found() -> None:

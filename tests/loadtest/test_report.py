@@ -5,6 +5,8 @@ import random
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -190,6 +192,35 @@ def test_a_run_that_ended_early_fails(tmp_path: Path) -> None:
 
     assert not report.passed
     assert report.lines[-1].name == "run"
+
+
+def test_memory_is_judged_after_the_first_third(tmp_path: Path) -> None:
+    """A service that fills up in its first third and is flat from there keeps the promise; one that then goes on does
+    not, and the page says its slope."""
+    report = a_report(tmp_path)
+    sla = slas.parse(
+        {
+            "name": "flat",
+            "workload": {"rate": 400, "seconds": SECONDS},
+            "target": [{"p99_ms": 60000}],
+            "server": {"memory_growth_mib_per_hour": 60},
+        }
+    )
+    plan = replace(report.plan, sla=sla)
+
+    def judged(size: Callable[[int], int]) -> Report:
+        sizes = [replace(each, server_bytes=size(second)) for second, each in enumerate(report.driven.samples)]
+        return judge(plan, replace(report.driven, samples=sizes))
+
+    filled = judged(lambda second: 10**8 + min(second, SECONDS // 3) * 2**20)
+    growing = judged(lambda second: 10**8 + second * 2**15)
+
+    assert filled.passed
+    assert filled.lines[-1].measured == "+0.0 MiB/hour"
+    assert [line.name for line in growing.lines if not line.passed] == ["server memory growth"]
+    assert growing.lines[-1].measured == "+112.5 MiB/hour"
+    assert "Slope over the last 13 s (two thirds of the run): +112.5 MiB per hour." in to_html(growing)
+    assert to_json(growing)["server_memory_growth_mib_per_hour"] == pytest.approx(112.5)
 
 
 def test_processor_time_counts_in_the_measured_time_alone(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def line(lines: list[Line], name: str) -> Line:
 
 @pytest.mark.parametrize("path", sorted(READY.glob("*.toml")), ids=lambda path: path.stem)
 def test_each_ready_file_is_an_sla_with_comments(path: Path) -> None:
-    """The four that come along are valid, say what they are for, and promise answers, errors, rate and lag."""
+    """Those that come along are valid, say what they are for, and promise answers, errors, rate and lag."""
     sla = read(path)
     assert sla.name == path.stem
     assert sla.about
@@ -63,9 +63,15 @@ def test_each_ready_file_is_an_sla_with_comments(path: Path) -> None:
     assert sla.abort.wrong
 
 
-def test_there_are_four_and_each_is_found_by_its_name(tmp_path: Path) -> None:
+def test_there_are_five_and_each_is_found_by_its_name(tmp_path: Path) -> None:
     """`--sla rail-peak` means the one that comes along; a path means that path."""
-    assert {path.stem for path in READY.glob("*.toml")} == {"rail-peak", "airline", "hotel-desk", "nightly-bulk"}
+    assert {path.stem for path in READY.glob("*.toml")} == {
+        "rail-peak",
+        "airline",
+        "hotel-desk",
+        "nightly-bulk",
+        "soak",
+    }
     assert locate("rail-peak") == READY / "rail-peak.toml"
     assert locate(str(tmp_path / "mine.toml")) == tmp_path / "mine.toml"
 
@@ -86,7 +92,7 @@ def test_what_is_not_said_has_a_default() -> None:
         ("name", None, "name: is missing"),
         ("name", " ", "name: must be a text"),
         ("about", 3, "about: must be a text"),
-        ("color", 1, "color: is not a key here; known: name, about, workload, target, abort"),
+        ("color", 1, "color: is not a key here; known: name, about, workload, target, server, abort"),
         ("workload", 3, "workload: must be a table"),
         ("workload.rate", None, "workload.rate: is missing: write checks per second"),
         ("workload.rate", 0, "workload.rate: must be checks per second, above 0"),
@@ -113,6 +119,9 @@ def test_what_is_not_said_has_a_default() -> None:
         ("target", [{"minimum_rate": 101}], "target[0].minimum_rate: is above what the workload asks"),
         ("target", [{"p98_ms": 1, "p99_ms": 2}], "target[0].p98_ms: is not a key here"),
         ("target", [3], "target[0]: must be a table"),
+        ("server.memory_growth_mib_per_hour", 0, "server.memory_growth_mib_per_hour: must be MiB per hour, above 0"),
+        ("server.cores", 1, "server.cores: is not a key here; known: memory_growth_mib_per_hour"),
+        ("server", 3, "server: must be a table"),
         ("abort.over_s", 2.5, "abort.over_s: must be whole seconds, 1 to 600"),
         ("abort.wrong", 0, "abort.wrong: must be a whole number, 1 or more"),
         ("abort.wrong", 1.5, "abort.wrong: must be a whole number"),
@@ -121,7 +130,7 @@ def test_what_is_not_said_has_a_default() -> None:
 )
 def test_a_problem_is_told_by_its_place(place: str, value: object, problem: str) -> None:
     """One thing wrong in a good file: it is the one problem, or the first, and starts with where it stands."""
-    content = copy.deepcopy(GOOD) | {"abort": {}}
+    content = copy.deepcopy(GOOD) | {"abort": {}, "server": {}}
     table, _, key = place.rpartition(".")
     spoiled = content[table] if table else content
     if value is None:
@@ -273,6 +282,25 @@ def test_a_lag_that_nobody_told_is_not_kept(lag: float | None, passed: bool) -> 
     recorder.answered("rail", BATCH, 5, 0, [ASKED], [pb.OUTCOME_ALLOWED], lag)
     recorder.answered("rail", BATCH, 5, 0, [ASKED], [pb.OUTCOME_ALLOWED], None if lag is None else 1.0)
     assert line(judge(an_sla(maximum_lag_s=60), recorder), "all lag").passed is passed
+
+
+@pytest.mark.parametrize(
+    ("growth", "passed", "told"),
+    [(-3.0, True, "-3.0 MiB/hour"), (60.0, True, "+60.0 MiB/hour"), (60.1, False, "+60.1 MiB/hour")],
+)
+def test_memory_may_grow_up_to_and_with_its_limit(growth: float, passed: bool, told: str) -> None:
+    """Where the file promises it. At another rate the limit is the same, since a service that leaks does so at any."""
+    sla = parse(copy.deepcopy(GOOD) | {"server": {"memory_growth_mib_per_hour": 60}})
+    judged = judge(sla, recorded(100), 500, growth)
+    assert line(judged, "server memory growth") == ("server memory growth", "≤ 60.0 MiB/hour", told, passed)
+    assert "server memory growth" not in [one.name for one in judge(an_sla(), recorded(100), 500, growth)]
+
+
+def test_memory_that_nobody_saw_is_not_flat() -> None:
+    """A target on another machine keeps no promise about its memory."""
+    sla = parse(copy.deepcopy(GOOD) | {"server": {"memory_growth_mib_per_hour": 60}})
+    judged = line(judge(sla, recorded(100)), "server memory growth")
+    assert (judged.measured, judged.passed) == ("not seen", False)
 
 
 def test_one_wrong_answer_fails_the_fastest_run() -> None:
