@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from loadtest.capacity import Point
 from loadtest.measured import Recorder, Series
 from loadtest.meter import Sample
 from loadtest.ramp import Trial
@@ -338,4 +339,46 @@ def knee(trials: Sequence[Trial], highest: float | None) -> str:
     axes.set_xlabel("checks per second driven")
     _milliseconds(axes.yaxis)
     _legend(axes, 5)
+    return _svg(figure)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Of a capacity plan
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@_styled
+def growth(points: Sequence[Point]) -> str:
+    """Cores by place against rate, and those of a centre that is asked about every check by a call of its own."""
+    figure, axes = _figure(4.2)
+    rates = [point.rate for point in points]
+    for turn, place in enumerate(points[0].plan.places):
+        _line(axes, turn, rates, [point.plan.places[turn].cores for point in points], place.name)
+    _line(axes, 4, rates, [point.plan.cores for point in points], "all of them")
+    _line(axes, 5, rates, [point.unary_cores for point in points], "every check a call to the centre")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("checks per second")
+    axes.set_ylabel("cores busy")
+    _legend(axes, 3)
+    return _svg(figure)
+
+
+@_styled
+def cost_per_check(points: Sequence[Point]) -> str:
+    """Processor time per check against rate."""
+    figure, axes = _figure(2.8)
+    rates = [point.rate for point in points]
+    _line(axes, 0, rates, [point.plan.us_per_check for point in points], "this plan")
+    unary = [point.unary_cores / point.rate * 1e6 for point in points]
+    _line(axes, 5, rates, unary, "every check a call to the centre")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} µs"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("checks per second")
+    _legend(axes, 3)
     return _svg(figure)

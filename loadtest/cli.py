@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from loadtest import ask, compare, run, trace
+from loadtest import ask, compare, planning, run, trace
 from loadtest.make_feed import BROKEN, FEED, MANIFEST, PEOPLE, SHANGHAI, make_feed
 
 MOST_PEOPLE = 5_000_000
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add(verbs)
     compare.add(verbs)
     trace.add(verbs)
+    planning.add(verbs)
     return parser
 
 
