@@ -216,8 +216,7 @@ class EdgeClient(Lifetime):
         settled = await edge.settle(needs, math.inf if timeout is None else loop.time() + timeout)
         now_ms = _now_ms()
         return [
-            _concluded(need, decision, settled.as_of, now_ms)
-            for need, decision in zip(needs, settled.decisions, strict=True)
+            _concluded(need, decision, as_of, now_ms) for need, decision, as_of in zip(needs, *settled, strict=True)
         ]
 
     # What happens later, and how it goes

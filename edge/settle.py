@@ -67,9 +67,11 @@ class EdgeSettler:
             answers = [await self._one(needs[0], until)]
         else:
             answers = await asyncio.gather(*(self._one(need, until) for need in needs))
-        oldest = min((answer.as_of for answer in answers), default=self._live.view.as_of)
         epoch = self._live.view.as_of.snapshot_epoch
-        return Settled([answer.decision for answer in answers], oldest._replace(snapshot_epoch=epoch))
+        return Settled(
+            [answer.decision for answer in answers],
+            [answer.as_of._replace(snapshot_epoch=epoch) for answer in answers],
+        )
 
     async def _one(self, need: NeedExact, until: float) -> _Answer:
         questions = questions_of(need)

@@ -4,7 +4,7 @@ A check reads `live.view` once and keeps it, so a batch sees one rulebook, one f
 never disturbs a check under way. Additions go into the filter's overlay in place: they only ever add caution.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 
 from checker.core.filter import DigestFilter, Overlaid
 from checker.core.freshness import AsOf
@@ -19,7 +19,7 @@ class LiveFilter:
     def __init__(self, view: View) -> None:
         self.view = view
         self._overlaid: Overlaid | None = None
-        self.doubted: Container[bytes] | None = None  # the last good one, while it may lack keys and no other is there
+        self.doubted: View | None = None  # of the last good filter, while that may lack keys and no other is there
 
     @property
     def ready(self) -> bool:
@@ -46,10 +46,11 @@ class LiveFilter:
     def drop(self) -> None:
         """The filter can no longer be trusted to know every key: ask the index for each until another is swapped in.
 
-        It is kept as `doubted`, for keys the index does not answer: better an old filter than none at all.
+        It is kept as `doubted`, for keys the index does not answer: better an old filter than none at all. How far it
+        knows the feed stays with it, for the index goes further.
         """
         if self._overlaid is not None:
-            self.doubted = self._overlaid
+            self.doubted = self.view
         self._overlaid = None
         self.view = self.view._replace(filter=EVERYTHING)
 

@@ -36,10 +36,10 @@ class HasView(Protocol):
 
 
 class Settled(NamedTuple):
-    """The answers to some `NeedExact`, in order, and how fresh the data behind them was."""
+    """The answers to some `NeedExact`, in order, and how fresh the data behind each of them was."""
 
-    decisions: Sequence[Decision]
-    as_of: AsOf
+    decisions: list[Decision]
+    as_of: list[AsOf]
 
 
 Settle = Callable[[Sequence[NeedExact], float], Awaitable[Settled]]
@@ -165,8 +165,8 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
                 answers.append(answer)
         if needs:
             settled = await self._settle(needs, call.deadline)
-            for (answer, item, query), need, decision in zip(places, needs, settled.decisions, strict=True):
-                self._answer(answer, item, query, need, decision, view, settled.as_of, call, now_ms)
+            for (answer, item, query), need, decision, as_of in zip(places, needs, *settled, strict=True):
+                self._answer(answer, item, query, need, decision, view, as_of, call, now_ms)
         delimited = wire.delimited
         return b"".join(  # type: ignore[return-value] # serialised, see Guard
             [delimited(answer if isinstance(answer, bytes) else answer.SerializeToString()) for answer in answers]
@@ -218,7 +218,7 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
     ) -> pb.CheckResponse:
         settled = await self._settle((need,), call.deadline)
         response = pb.CheckResponse()
-        self._answer(response, request, query, need, settled.decisions[0], view, settled.as_of, call, now_ms)
+        self._answer(response, request, query, need, settled.decisions[0], view, settled.as_of[0], call, now_ms)
         return response
 
     def _renderer_for(self, view: View, as_of: AsOf, now_ms: int) -> wire.Renderer:
@@ -248,9 +248,7 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         renderer = self._renderer_for(view, as_of, now_ms)
         detail = call.caller.detail
         shown = decision
-        canary = isinstance(step, NeedExact) and step.keys == (
-            view.key.canary,
-        )  # nobody: no need for discretion
+        canary = isinstance(step, NeedExact) and step.keys == (view.key.canary,)  # nobody: no need for discretion
         if decision.answered_by is AnsweredBy.INDEX and not detail and not canary:
             shown = wire.for_edge(decision) if call.caller.role is Role.EDGE else wire.for_seller(decision)
         renderer.write(answer, shown)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from checker.core.freshness import AsOf
-from checker.core.lookup import NeedExact, finish
+from checker.core.lookup import NeedExact, View, finish
 from checker.core.measure import Measure
 from checker.errors import CheckerError
 from checker.index.base import KEY_TIMEOUT_S, ExactIndex
@@ -49,28 +49,27 @@ class IndexSettler:
             as_of = await self._refreshed(as_of, until)
         found = await self._read(keys, until)
         now_ms = self._clock_ms()
-        vouched = self._vouched(found)
-        return Settled(
-            [
-                need.screened.miss_stale
-                if vouched and not need.query.min_feed_sequence and vouched.issuperset(need.keys)
-                else finish(need, found, as_of, now_ms)
-                for need in needs
-            ],
-            as_of,
-        )
+        settled = Settled([finish(need, found, as_of, now_ms) for need in needs], [as_of] * len(needs))
+        if self._live.doubted is not None:
+            self._vouch(self._live.doubted, needs, found, settled)
+        return settled
 
-    def _vouched(self, found: Mapping[bytes, tuple[Measure, ...] | None]) -> set[bytes]:
-        """Keys the index did not answer and the last good filter, where it is in doubt, does not hold.
+    @staticmethod
+    def _vouch(
+        doubted: View, needs: Sequence[NeedExact], found: Mapping[bytes, tuple[Measure, ...] | None], settled: Settled
+    ) -> None:
+        """Clear those whom the index did not answer about and the last good filter, now in doubt, does not hold.
 
-        They were asked only because that filter may lack the newest keys: if the index is lost as well, whom it clears
-        is still ALLOWED, with STALE_DATA, and not everybody UNKNOWN. Not who asks how far the feed is known: that is
-        just what such a filter cannot say.
+        They were asked about only because that filter may lack the newest keys: if the index is lost as well, whom it
+        clears is still ALLOWED, with STALE_DATA and as of that filter, and not everybody UNKNOWN. Not who asks how far
+        the feed is known: that is just what such a filter cannot say.
         """
-        doubted = self._live.doubted
-        if doubted is None:
-            return set()
-        return {key for key, measures in found.items() if measures is None and key not in doubted}
+        for place, need in enumerate(needs):
+            if need.query.min_feed_sequence:
+                continue
+            if all(found.get(key) is None and key not in doubted.filter for key in need.keys):
+                settled.decisions[place] = need.screened.miss_stale
+                settled.as_of[place] = doubted.as_of
 
     async def _read(self, keys: list[bytes], until: float) -> dict[bytes, tuple[Measure, ...] | None]:
         self.read += len(keys)

@@ -161,8 +161,8 @@ async def test_what_the_centre_may_know_later_is_asked_again(verdict: Verdict, q
     assert edge.advice.kept == expected
 
 
-async def test_an_answer_is_as_fresh_as_the_least_fresh_behind_it() -> None:
-    """Two answers of different age: the older one's feed position, under the epoch of our own filter."""
+async def test_each_answer_is_as_fresh_as_what_is_behind_it() -> None:
+    """Two answers of different age in a batch: each one's own feed position, under the epoch of our own filter."""
 
     class Ageing(Ready):
         async def __call__(self, question: Question, deadline: float) -> Verdict:
@@ -171,7 +171,7 @@ async def test_an_answer_is_as_fresh_as_the_least_fresh_behind_it() -> None:
 
     edge = Edge(Ageing())
     settled = await edge.settle([need(edge.live), need(edge.live, number=resident_id(5))], math.inf)
-    assert settled.as_of == AS_OF._replace(feed_sequence=98, snapshot_epoch=AS_OF.snapshot_epoch)
+    assert settled.as_of == [AS_OF._replace(feed_sequence=sequence) for sequence in (99, 98)]
 
 
 async def test_a_batch_is_asked_together_and_answered_in_order() -> None:

@@ -147,7 +147,7 @@ async def test_a_fresher_answer_asks_the_head_first() -> None:
     settled = await settler([a_need(live, min_feed_sequence=100)], math.inf)
 
     assert settled.decisions[0].outcome is Outcome.BARRED
-    assert settled.as_of == AsOf(100, NOW, 0, 0)
+    assert settled.as_of == [AsOf(100, NOW, 0, 0)]
 
 
 async def test_a_fresher_answer_does_not_make_the_filter_fresher() -> None:
@@ -187,7 +187,7 @@ async def test_a_head_that_does_not_come_fails_no_call(trouble: str) -> None:
 
     assert settled.decisions[0].reason is Reason.DATA_STALE
     assert asyncio.get_running_loop().time() - start < 1
-    assert settled.as_of.feed_sequence == 50
+    assert [as_of.feed_sequence for as_of in settled.as_of] == [50, 50]
 
 
 async def test_a_measure_bars_only_at_the_moment_of_reading() -> None:
@@ -205,12 +205,15 @@ async def test_a_measure_bars_only_at_the_moment_of_reading() -> None:
 
 
 async def test_a_doubted_filter_clears_only_whom_nobody_can_read() -> None:
-    """Filter and index both in trouble: whom the last good filter cleared is ALLOWED, STALE_DATA; a hit is UNKNOWN."""
+    """Filter and index both in trouble: whom the last good filter cleared is ALLOWED, STALE_DATA, as of that filter; a
+    hit is UNKNOWN."""
     index = await an_index()
     index.unread = {key_of(DEBTOR), key_of(MINOR)}
     settler, live = a_settler(index)
     live.swap(None, [key_of(DEBTOR)], live.view.as_of)
+    known = live.view.as_of
     live.drop()
+    live.known(AsOf(101, NOW, 0, 0))  # by the index, which each key is asked of
     assert live.view.filter is EVERYTHING
 
     settled = await settler(
@@ -221,6 +224,7 @@ async def test_a_doubted_filter_clears_only_whom_nobody_can_read() -> None:
     assert (hit.outcome, hit.reason) == (Outcome.UNKNOWN, Reason.INDEX_UNREACHABLE)
     assert (miss.outcome, miss.answered_by) == (Outcome.ALLOWED, AnsweredBy.FILTER)
     assert miss.advisories == (Advisory.STALE_DATA,)
+    assert settled.as_of[1] == known
     assert (demanding.outcome, demanding.reason) == (Outcome.UNKNOWN, Reason.INDEX_UNREACHABLE)
 
 
