@@ -16,8 +16,8 @@ from statistics import linear_regression
 
 import psutil
 
-LEAST_SAMPLES = 5
-"""Of memory, to tell its growth from."""
+LEAST_SAMPLES = 3
+"""Of memory, to tell its growth from: two lie on a line whatever they are."""
 _LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
 
 

@@ -42,11 +42,20 @@ class Stand:
     """Centre (and edge) with `people` made people, as a context manager.
 
     `memory`: the centre keeps its index in its own process (one worker, quick to start); else an embedded index, as
-    `make run` has it, that `workers` processes share. Raises StandFailed on entering.
+    `make run` has it, that `workers` processes share. `edge`: an edge of `edge_workers` processes before it, which has
+    its snapshot. `rulebook`: a rulebook file in place of the one that ships. Raises StandFailed on entering.
     """
 
     def __init__(
-        self, folder: Path, *, people: int = 20_000, workers: int = 1, memory: bool = False, edge: bool = False
+        self,
+        folder: Path,
+        *,
+        people: int = 20_000,
+        workers: int = 1,
+        memory: bool = False,
+        edge: bool = False,
+        edge_workers: int = 1,
+        rulebook: Path | None = None,
     ) -> None:
         self.folder = folder
         self.people = folder / "feed" / PEOPLE
@@ -55,6 +64,8 @@ class Stand:
         self._workers = workers
         self._memory = memory
         self._edge = edge
+        self._edge_workers = edge_workers
+        self._rulebook = rulebook
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -91,17 +102,28 @@ class Stand:
             index = ["--index", f"embedded:{state}"]
             self._run("import", ["checker", "import", *index, str(feed)])
             index += ["--workers", str(self._workers)]
+        if self._rulebook is not None:
+            index += ["--rulebook", str(self._rulebook)]
         self._serve("centre", ["checker", "serve", *index])
 
     def _start_edge(self) -> None:
         key = self.folder / "edge-key.json"
         centre = self.folder / "centre"
         self._run("key", ["checker", "keys", "export-edge", "--key-file", str(centre / "key.json"), "--out", str(key)])
-        data = self.folder / "edge"
-        self._serve(
-            "edge",
-            ["edge", "serve", "--centre", self.centre.address, "--data", str(data), "--key-file", str(key)],
-        )
+        command = ["edge", "serve", "--centre", self.centre.address, "--data", str(self.folder / "edge")]
+        self._serve("edge", [*command, "--key-file", str(key), "--workers", str(self._edge_workers)])
+        self._wait_in_step()
+
+    def _wait_in_step(self) -> None:
+        """An edge answers before it has its first snapshot, by asking the centre about everyone: another load."""
+        command = [*script("edge"), "status", "--target", self.target.address, "--json"]
+        until = time.monotonic() + READY_S
+        while time.monotonic() < until:
+            asked = subprocess.run(command, capture_output=True, check=False)
+            if asked.returncode == 0 and int(json.loads(asked.stdout).get("epoch", 0)):
+                return
+            time.sleep(0.1)
+        raise StandFailed(f"edge had no snapshot within {READY_S:.0f} s: see {self.folder / 'edge.log'}")
 
     def _run(self, name: str, command: list[str]) -> None:
         log = self.folder / f"{name}.log"
