@@ -148,6 +148,7 @@ class SnapshotStore:
         self._path = directory / SNAPSHOT
         self._stamp = (0, 0)
         self._lock: int | None = None
+        self._last_rulebook: Rulebook | None = None
         try:
             _make_private(directory)
             self.edge_id = _identity(directory / IDENTITY)
@@ -222,11 +223,17 @@ class SnapshotStore:
             raise Refused("snapshot", f"snapshot {path} is refused, its rulebook {text_path.name} is missing") from None
         if hashlib.sha256(text).digest() != header.rulebook_sha256:
             raise Refused("snapshot", f"snapshot {path} is refused, its rulebook {text_path.name} was changed")
-        try:
-            rulebook = parse(text)
-        except RulebookError:
-            rulebook = None
-        return Snapshot(header, base, key, rulebook)
+        return Snapshot(header, base, key, self._rulebook(header.rulebook_sha256, text))
+
+    def _rulebook(self, sha256: bytes, text: bytes) -> Rulebook | None:
+        # Most epochs name the rulebook of the last one. Kept, it keeps what it remembers of purchases; and reading one
+        # is milliseconds of Python, which checks on the event loop would wait for.
+        if self._last_rulebook is None or self._last_rulebook.sha256 != sha256:
+            try:
+                self._last_rulebook = parse(text)
+            except RulebookError:
+                return None
+        return self._last_rulebook
 
     def _key(self, key_id: str, check: bytes, what: str) -> DigestKey:
         key = self._keys.digest_keys.get(key_id)

@@ -341,6 +341,20 @@ def test_rulebooks_that_nothing_names_are_removed_later(store: SnapshotStore) ->
     assert len(list(store.directory.glob("rulebook-*.toml"))) == 2
 
 
+def test_a_rulebook_is_read_once_for_all_epochs_that_name_it(store: SnapshotStore) -> None:
+    """The next epoch comes with the very rulebook in use, not with another of the same text; a new text is read."""
+    source = rulebook().source
+    books = []
+    for epoch, text in enumerate((source, source, source + b"#", source), 6):
+        take(store, *a_snapshot(LISTED, epoch=epoch, book=text))
+        snapshot = store.snapshot()
+        assert snapshot is not None
+        assert snapshot.rulebook is not None
+        assert snapshot.rulebook.source == text
+        books.append(snapshot.rulebook)
+    assert books[0] is books[1]
+
+
 def test_a_disk_that_cannot_be_written_is_named_and_harms_nothing(store: SnapshotStore) -> None:
     """A directory stands where the download must go, as good as a full disk: a sentence with the remedy."""
     (store.directory / "snapshot.part").mkdir()
