@@ -11,12 +11,15 @@ import platform
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import begin, coalescing, edge_check, filter, importing, peers, rpc  # noqa: A004 - the module is named for what it measures
+from bench import begin, coalescing, edge_check, edge_memory, edge_sync, importing, peers, rpc
+from bench import filter as prefilter
 from bench.result import Result
 
 ROOT = Path(__file__).parent.parent
@@ -27,8 +30,8 @@ _GOALS = {
 }
 
 
-def _filter() -> list[Result]:
-    rows = filter.run()
+def _filter(n: int = 10_000_000, millions: int = 16) -> list[Result]:
+    rows = prefilter.run(n, millions)
     return [
         Result(
             str(row["name"]),
@@ -44,15 +47,39 @@ def _filter() -> list[Result]:
     ]
 
 
+def _scaled(suite: ModuleType, rounds: int | None = None, **sizes: int) -> list[Result]:
+    """A suite whose sizes are constants of its module, with other ones."""
+    for name, size in sizes.items():
+        setattr(suite, name, size)
+    results: list[Result] = suite.run() if rounds is None else suite.run(rounds)
+    return results
+
+
 SUITES: dict[str, Callable[[], list[Result]]] = {
     "begin": begin.run,
     "rpc": rpc.run,
     "edge": edge_check.run,
+    "edge-sync": edge_sync.run,
+    "edge-memory": edge_memory.run,
     "coalescing": coalescing.run,
     "import": importing.run_rate,
     "memory": importing.run_memory,
     "filter": _filter,
     "peers": peers.run,
+}
+
+# Enough to see that everything still runs and that no figure is off by a multiple; too little for docs/performance.md.
+QUICK: dict[str, Callable[[], list[Result]]] = {
+    "begin": partial(begin.run, keys=100_000),
+    "rpc": partial(rpc.run, rounds=3, calls=400),
+    "edge": partial(_scaled, edge_check, LARGE=2_000_000, _NUMBER=4000, _ROUNDS=2),
+    "edge-sync": partial(_scaled, edge_sync, KEYS=500_000, rounds=1),
+    "edge-memory": partial(_scaled, edge_memory, SMALL=100_000, LARGE=500_000, ADDED=2000),
+    "coalescing": partial(coalescing.run, rounds=1),
+    "import": partial(importing.run_rate, measures=2000, people=2000, rounds=1),
+    "memory": partial(importing.run_memory, keys=20_000),
+    "filter": partial(_filter, n=200_000, millions=2),
+    "peers": partial(peers.run, rounds=2, calls=300, keys=20_000),
 }
 
 
@@ -106,7 +133,18 @@ _READING = [
     "",
     "- *in-process check*: `lookup.begin` for a valid resident ID that the filter does not hold, as it runs in a",
     "  booking system's own process. Validation, rule, keyed digest, filter and decision; no network.",
-    "- *EdgeClient.check* is the same as a booking system calls it: arguments checked, awaited, an answer made.",
+    "- *EdgeClient.check* is the same as a booking system calls it: arguments checked, awaited, an answer made. Beside",
+    "  it a GET costs what both ends of its connection spend, since both are on this machine.",
+    "- *edge: a snapshot ...* is elapsed time, from a real checker process over loopback until checks use it; *load*:",
+    "  from the edge's own disk, bytes in the page cache. *During a swap* is from the first byte asked of the centre",
+    "  to the change of filters, in the process that answers checks, where all of it is done; on a busy machine both",
+    "  columns show the neighbours. *When it fell due*: one is due every 200 µs and its time counts from then, so that",
+    "  whatever holds up the event loop counts for each check that it made late.",
+    "- *additions on the wire* are counted by a proxy between centre and edge: HTTP/2, seals and heartbeats included.",
+    "- *edge memory* is Pss, where a page that two processes share counts once: of two processes over one data",
+    "  directory together, per listed key between two sizes of list. What a key added since the snapshot costs is told",
+    "  apart: it is each process's own, and gone with the next snapshot.",
+    "- *exact questions* go from an edge's stack to a server that answers from ready bytes: the roads are compared.",
     "- *server CPU*: user and system seconds of the server process per call, from the kernel, at 32 calls in flight,",
     "  client in another process. The echo answers with bytes of the same size and parses nothing.",
     "- *filter* figures are for 10 million keys at an error rate of 1e-4; pybloom-live's own `add` is timed on part of",
@@ -116,7 +154,7 @@ _READING = [
     "  is in force, and keeps no list. *Coalesced*: callers of one process ask one at a time, by `edge.RemoteChecker`.",
     "- *caller's CPU*: of the process that asks. Redis, SQLite and pybloom-live look ready bytes up;",
     "  `EdgeClient.check` validates a number, looks the rule up, makes the digest, asks its filter, makes an answer.",
-    "- *memory* is the server's own count after the import, against an empty server.",
+    "- *memory* without *edge* is the index server's own count after the import, against an empty server.",
 ]
 
 
@@ -126,13 +164,17 @@ def main() -> int:
     parser.add_argument(
         "suite", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; none = all, and docs/performance.md"
     )
-    chosen = parser.parse_args().suite
+    parser.add_argument(
+        "--quick", action="store_true", help="each on a small scale, all below a minute; writes no page"
+    )
+    args = parser.parse_args()
+    chosen, suites = args.suite, QUICK if args.quick else SUITES
     if unknown := set(chosen) - set(SUITES):
         parser.error(f"no suite {', '.join(sorted(unknown))}; suites are {', '.join(SUITES)}")
     results: list[Result] = []
     for name in chosen or SUITES:
         print(f"· {name}", file=sys.stderr, flush=True)
-        results += SUITES[name]()
+        results += suites[name]()
     table = Table()
     for heading in ("figure", "measured", "floor", "ratio", "goal"):
         table.add_column(heading, overflow="fold")
@@ -143,10 +185,10 @@ def main() -> int:
     kept = ROOT / "bench" / "results"
     kept.mkdir(exist_ok=True)
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    (kept / f"{stamp}.json").write_text(
+    (kept / f"{stamp}{'-quick' if args.quick else ''}.json").write_text(
         json.dumps([_plain(result) for result in results], ensure_ascii=False, indent=2)
     )
-    if not chosen:
+    if not chosen and not args.quick:
         _write(results, ROOT / "docs" / "performance.md")
     return 0
 

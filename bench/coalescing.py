@@ -29,7 +29,7 @@ from edge.stack import build
 from proto.checker.v1 import check_pb2 as pb
 
 KEYS = 2000
-ROUND_S = 1.0
+ROUND_S = 0.5
 
 
 class _Round(NamedTuple):
@@ -112,7 +112,7 @@ async def _measure(address: str, callers: int, rounds: int) -> tuple[list[_Round
     return plain, stacked
 
 
-def run(rounds: int = 7) -> list[Result]:
+def run(rounds: int = 8) -> list[Result]:
     """Measure at 16 and at 256 concurrent callers."""
     results = []
     command = [sys.executable, "-m", "bench.coalescing"]

@@ -105,7 +105,7 @@ def run_rate(measures: int = 60_000, people: int = 100_000, rounds: int = 3) -> 
     return results
 
 
-def _additions(keys: int) -> list[Addition]:
+def additions(keys: int) -> list[Addition]:
     """Realistic measures: two documents each, four name digests, court and case as long as real ones."""
     source = random.Random(1)
     made = []
@@ -138,9 +138,9 @@ async def _occupied(socket_path: str, keys: int) -> tuple[float, float]:
     index = unix_index(socket_path)
     await index.open(IndexKey("bench", bytes(16)), create=True)
     empty = client.info("memory")["used_memory"]
-    additions = _additions(keys)
-    for first in range(0, len(additions), _BATCH):
-        await index.apply(additions[first : first + _BATCH])
+    made = additions(keys)
+    for first in range(0, len(made), _BATCH):
+        await index.apply(made[first : first + _BATCH])
     used = client.info("memory")["used_memory"] - empty
     names = [name for _, name in zip(range(2000), client.scan_iter(match="*:k:*", count=1000), strict=False)]
     record = sum(client.memory_usage(name) or 0 for name in names) / len(names)
