@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import filter_pb2
 from tests.paths.importing import Importer, importing
 from tests.paths.people import NAME, add, resident_id
@@ -148,7 +147,7 @@ async def test_a_road_that_is_slow(house: House) -> None:
         assert min(look.lag for look in late) >= 2.0
         heard = time.monotonic()
         await witness.rounds()
-        assert set(witness.outcomes(added, heard)) == {"BARRED"}
+        assert "ALLOWED" not in witness.outcomes(added, heard)  # the centre may be too late to say BARRED
 
 
 async def test_a_road_that_breaks_off(house: House) -> None:
@@ -170,26 +169,29 @@ async def test_a_road_that_corrupts_what_is_not_encrypted(house: House) -> None:
     it; afterwards, with the road closed, the filter itself is looked at: it holds all it says and clears the others."""
     road = house.plain
     started, before = road.proxy.connections, len(road.edge.log.read_text("utf-8"))
-    async with importing(road.stand) as importer:
-        road.proxy.corrupt_one_in = 500
-        for _ in range(40):
-            await road.truth.add(importer, 3)
-            await asyncio.sleep(0.1)  # so that heartbeats come between them
-        refused = road.edge.log.read_text("utf-8")[before:].count("fit")  # "do not fit their seal"
-        assert refused + road.proxy.connections - started > 3, "nothing was refused"
-        added = road.truth.listed()[-120:]
-        road.proxy.refusing = True
-        road.proxy.corrupt_one_in = 0
-        await aside(road.proxy.cut)
-        try:
+
+    def refused() -> int:
+        """Messages that did not fit their seal, and connections that did not survive."""
+        return road.edge.log.read_text("utf-8")[before:].count("fit") + road.proxy.connections - started
+
+    try:
+        async with importing(road.stand) as importer:
+            road.proxy.corrupt_one_in = 500
+            added: list[int] = []
+            while len(added) < 60 or refused() < 5:
+                assert len(added) < 1000, "nothing was refused"
+                added += await road.truth.add(importer, 3)
+                await asyncio.sleep(0.1)  # so that heartbeats come between them
+            road.proxy.refusing = True
+            road.proxy.corrupt_one_in = 0
+            await aside(road.proxy.cut)
             async with Witness(road.edge.address, road.truth) as witness:
                 await witness.rounds(3)
-            assert witness.wrong() == []  # nobody is cleared whom the lag says it knows
-            assert set(witness.outcomes(CLEAR)) == {"ALLOWED"}
-            barred = [one for one in witness.answers if one.outcome == pb.OUTCOME_BARRED]
-            assert barred == []
-        finally:
-            road.repair()
+        assert witness.wrong() == []  # nobody is cleared whom the lag says it knows
+        assert set(witness.outcomes(CLEAR)) == {"ALLOWED"}
+        assert witness.outcomes(road.truth.listed())["BARRED"] == 0
+    finally:
+        road.repair()
     async with road.watched() as (witness, _):
         mended = time.monotonic()
         await witness.rounds()
