@@ -1,4 +1,4 @@
-# Five words: run, test, bench, proto, lock. Each sets up what it needs on a bare clone.
+# Five words and a quick one: run, test, bench, bench-quick, proto, lock. Each sets up what it needs on a bare clone.
 PY := .venv/bin/python
 
 run: .venv/ready          ## made feed of 100 000 people -> embedded index -> checker; Ctrl-C stops it
@@ -15,6 +15,9 @@ check: .venv/ready        ## format, lint, types, import contracts (generated-co
 
 bench: .venv/ready        ## every figure of docs/performance.md, measured in one run beside its floor
 	$(PY) -m bench
+
+bench-quick: .venv/ready  ## the same on a small scale, below a minute: is anything off by a multiple?
+	$(PY) -m bench --quick
 
 proto: .venv/ready        ## regenerate proto/checker/v1/*_pb2*
 	$(PY) -m proto.generate
@@ -36,4 +39,4 @@ lock: .venv/ready         ## refresh requirements.lock and docker/*.lock (uv loc
 	.venv/bin/python -m pip check
 	touch $@
 
-.PHONY: run test check bench proto lock
+.PHONY: run test check bench bench-quick proto lock

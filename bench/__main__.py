@@ -18,7 +18,7 @@ from types import ModuleType
 from rich.console import Console
 from rich.table import Table
 
-from bench import begin, coalescing, edge_check, edge_memory, edge_sync, importing, peers, rpc
+from bench import begin, coalescing, edge_check, edge_memory, edge_sync, importing, peers, plot, rpc
 from bench import filter as prefilter
 from bench.result import Result
 
@@ -125,6 +125,9 @@ def _write(results: list[Result], path: Path) -> None:
         floor = f"{_number(result.floor_value)} ({result.floor})"
         measured = f"{_number(result.value)} {result.unit}".strip()
         lines.append(f"| {result.name} | {measured} | {floor} | {_ratio(result)} | {result.goal} | {result.note} |")
+    picture = path.with_suffix(".svg")
+    if plot.peers(results, picture):
+        lines += ["", f"![Checks per second of the server's processor time, peers side by side]({picture.name})"]
     path.write_text("\n".join([*lines, "", *_READING, ""]), "utf-8")
 
 
