@@ -48,19 +48,26 @@ class Centre:
         self._tls = tls
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
 
-    def channel(self, address: str, use: str, *, retries: bool = True) -> grpc.aio.Channel:
+    def channel(self, address: str, use: str, *, retries: bool = True, ahead: int = 0) -> grpc.aio.Channel:
         """The channel for one use: each has a connection of its own, so that a full one does not hold up the others.
 
-        `retries`: whether gRPC repeats calls by itself.
+        `retries`: whether gRPC repeats calls by itself. `ahead`: bytes of a stream that may come before they are read;
+        0: gRPC's own measure.
         """
         key = (address, use)
         if key not in self._channels:
             if self._tls is None:
-                self._channels[key] = open_channel(address, retries=retries)
+                self._channels[key] = open_channel(address, retries=retries, ahead=ahead)
             else:
                 tls = self._tls
                 self._channels[key] = open_channel(
-                    address, ca=tls.ca, cert=tls.cert, key=tls.key, server_name=tls.server_name, retries=retries
+                    address,
+                    ca=tls.ca,
+                    cert=tls.cert,
+                    key=tls.key,
+                    server_name=tls.server_name,
+                    retries=retries,
+                    ahead=ahead,
                 )
         return self._channels[key]
 

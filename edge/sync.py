@@ -49,6 +49,7 @@ from proto.checker.v1 import filter_pb2_grpc
 
 _REFUSALS = ("manifest", "key", "epoch", "download", "disk")
 _CLOCK_MS = 10_000  # senders whose clock differs by more: lag is told too high, or only by our own steady clock
+_AHEAD_BYTES = 1024 * 1024  # of a download: gRPC's own measure would fill memory whenever the disk is slow
 _LOG_BYTES = 4 * 1024 * 1024  # heartbeats add up: beyond this, and twice what is worth keeping, the log is begun anew
 _log = logging.getLogger("edge.sync")
 _T = TypeVar("_T")
@@ -462,7 +463,7 @@ class Sync:
 
     async def _refresh(self, address: str) -> bool:
         """Install the newest snapshot unless it is there; whether there may be a newer one yet. Raises CheckerError."""
-        stub = filter_pb2_grpc.FilterServiceStub(self._centre.channel(address, "download"))
+        stub = filter_pb2_grpc.FilterServiceStub(self._centre.channel(address, "download", ahead=_AHEAD_BYTES))
         target = self._target()
         in_use = None if target is None else target.header
         download = await self._in_thread(self.store.resume)

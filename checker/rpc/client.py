@@ -39,11 +39,13 @@ def open_channel(
     key: Path | None = None,
     server_name: str | None = None,
     retries: bool = True,
+    ahead: int = 0,
 ) -> grpc.aio.Channel:
     """A channel of its own to `HOST:PORT` or `unix:PATH`: TLS if `ca` is given, mutual TLS with `cert` and `key`.
 
     `server_name`: the name the server's certificate must carry, where it is not the host of `target`. `retries`: False
-    for a caller that counts its calls and asks again by itself.
+    for a caller that counts its calls and asks again by itself. `ahead`: bytes of a stream that may come before they
+    are read; 0: as many as gRPC finds good, up to many megabytes.
     Raises UsageError for files that cannot be read or a certificate without its key.
     """
     options: list[tuple[str, str | int]] = [
@@ -56,6 +58,8 @@ def open_channel(
         ("grpc.min_reconnect_backoff_ms", 50),
         ("grpc.max_reconnect_backoff_ms", 2000),
     ]
+    if ahead:
+        options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", ahead)]
     if server_name is not None:
         options.append(("grpc.ssl_target_name_override", server_name))
     if (cert is None) != (key is None):
