@@ -18,7 +18,7 @@ from types import ModuleType
 from rich.console import Console
 from rich.table import Table
 
-from bench import begin, coalescing, edge_check, edge_memory, edge_sync, importing, peers, plot, rpc
+from bench import begin, coalescing, edge_check, edge_memory, edge_sync, importing, peers, plot, rpc, scale
 from bench import filter as prefilter
 from bench.result import Result
 
@@ -67,6 +67,9 @@ SUITES: dict[str, Callable[[], list[Result]]] = {
     "filter": _filter,
     "peers": peers.run,
 }
+
+# Minutes of load, so run only when named: `python -m bench scale`.
+BY_NAME: dict[str, Callable[[], list[Result]]] = {"scale": scale.run}
 
 # Enough to see that everything still runs and that no figure is off by a multiple; too little for docs/performance.md.
 QUICK: dict[str, Callable[[], list[Result]]] = {
@@ -165,15 +168,18 @@ def main() -> int:
     """Run the suites named, or all; print the table; write it when all ran."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "suite", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; none = all, and docs/performance.md"
+        "suite",
+        nargs="*",
+        metavar="SUITE",
+        help=f"{', '.join(SUITES)}; none = all, and docs/performance.md; by name only: {', '.join(BY_NAME)}",
     )
     parser.add_argument(
         "--quick", action="store_true", help="each on a small scale, all below a minute; writes no page"
     )
     args = parser.parse_args()
-    chosen, suites = args.suite, QUICK if args.quick else SUITES
-    if unknown := set(chosen) - set(SUITES):
-        parser.error(f"no suite {', '.join(sorted(unknown))}; suites are {', '.join(SUITES)}")
+    chosen, suites = args.suite, QUICK if args.quick else SUITES | BY_NAME
+    if unknown := set(chosen) - set(suites):
+        parser.error(f"no suite {', '.join(sorted(unknown))}; suites are {', '.join(suites)}")
     results: list[Result] = []
     for name in chosen or SUITES:
         print(f"· {name}", file=sys.stderr, flush=True)
