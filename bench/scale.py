@@ -35,7 +35,7 @@ from loadtest.stand import stop
 SIZES = (100_000, 1_000_000, 10_000_000)
 INDEXED = 1_000_000
 """Keys with a record in the exact index, at most."""
-RATE, SECONDS, ASKED_ABOUT = 300.0, 12.0, 20_000
+RATE, SECONDS, ASKED_ABOUT = 300.0, 10.0, 20_000
 _BATCH = 1_000
 _READY_S = 60.0
 
@@ -60,6 +60,7 @@ def run(sizes: tuple[int, ...] = SIZES) -> list[Result]:
             filled = uvloop.run(_grow(one, filled, size))
             for target, measured in _measure(one, folder / f"{size}").items():
                 results += _rows(target, size, sizes[0], measured, floors.setdefault(target, measured))
+                print(f"  {target}, {_millions(size)}: {measured}", file=sys.stderr, flush=True)
     return results
 
 
