@@ -1,7 +1,8 @@
 """What coalescing gains: exact questions through the edge's stack, beside unary calls to the same server.
 
-The server is trivial (it answers "not listed" from ready bytes), so that what is compared is the road. Callers ask one
-after another, as sellers do; rounds of both alternate, figures are medians of the rounds.
+The server is trivial (it answers "not listed" from ready bytes, and not in a way that would be remembered), so that
+what is compared is the road. Callers ask one after another, as sellers do; rounds of both alternate, figures are
+medians of the rounds.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import grpc.aio
 import uvloop
 
 from bench.result import Result
+from bench.rpc import cpu_seconds
 from checker.core.filter import DigestFilter
 from checker.core.freshness import AsOf
 from checker.core.key import Algorithm, DigestKey
@@ -35,6 +37,7 @@ ROUND_S = 0.5
 class _Round(NamedTuple):
     rate: float  # checks per second
     p99_ms: float
+    cpu_us: float  # of asker and server together, per check
 
 
 async def _serve() -> None:
@@ -60,8 +63,9 @@ async def _serve() -> None:
     await server.stop(None)
 
 
-async def _drive(ask: Callable[[int], Awaitable[object]], callers: int, seconds: float) -> _Round:
+async def _drive(ask: Callable[[int], Awaitable[object]], server: int, callers: int, seconds: float) -> _Round:
     spent: list[float] = []
+    before = time.process_time() + cpu_seconds(server)
     end = time.perf_counter() + seconds
 
     async def caller(number: int) -> None:
@@ -71,12 +75,13 @@ async def _drive(ask: Callable[[int], Awaitable[object]], callers: int, seconds:
             spent.append(time.perf_counter() - start)
 
     await asyncio.gather(*(caller(number * KEYS // callers) for number in range(callers)))
+    cpu_us = (time.process_time() + cpu_seconds(server) - before) / len(spent) * 1e6
     spent.sort()
-    return _Round(len(spent) / seconds, spent[len(spent) * 99 // 100] * 1000)
+    return _Round(len(spent) / seconds, spent[len(spent) * 99 // 100] * 1000, cpu_us)
 
 
-async def _measure(address: str, callers: int, rounds: int) -> tuple[list[_Round], list[_Round]]:
-    """Unary and through the stack."""
+async def _measure(address: str, server: int, callers: int, rounds: int) -> tuple[list[_Round], list[_Round]]:
+    """Unary and through the stack; `server`: its process id."""
     key = DigestKey("bench", Algorithm.BLAKE2B_128, bytes(32))
     rulebook = load(None)
     live = Live(key, rulebook)
@@ -103,10 +108,10 @@ async def _measure(address: str, callers: int, rounds: int) -> tuple[list[_Round
 
     plain, stacked = [], []
     for ask in (ask_unary, ask_stack):
-        await _drive(ask, callers, ROUND_S / 3)
+        await _drive(ask, server, callers, ROUND_S / 3)
     for _ in range(rounds):
-        plain.append(await _drive(ask_unary, callers, ROUND_S))
-        stacked.append(await _drive(ask_stack, callers, ROUND_S))
+        plain.append(await _drive(ask_unary, server, callers, ROUND_S))
+        stacked.append(await _drive(ask_stack, server, callers, ROUND_S))
     await stack.close()
     await centre.close()
     return plain, stacked
@@ -121,9 +126,11 @@ def run(rounds: int = 8) -> list[Result]:
             assert server.stdout is not None
             address = server.stdout.readline().strip()
             for callers in (16, 256):
-                plain, stacked = uvloop.run(_measure(address, callers, rounds))
+                plain, stacked = uvloop.run(_measure(address, server.pid, callers, rounds))
                 floor, rate = (statistics.median(one.rate for one in many) for many in (plain, stacked))
                 slow, quick = (statistics.median(one.p99_ms for one in many) for many in (plain, stacked))
+                spent, spared = (statistics.median(one.cpu_us for one in many) for many in (stacked, plain))
+                cpu = f"CPU of both ends {spent:.0f} µs a check, unary {spared:.0f}"
                 gains = [a.rate / b.rate for a, b in zip(stacked, plain, strict=True)]
                 results.append(
                     Result(
@@ -134,7 +141,7 @@ def run(rounds: int = 8) -> list[Result]:
                         floor,
                         statistics.median(gains),
                         "≥ 5 ×, lower p99" if callers == 16 else "",
-                        f"p99 {quick:.2f} ms, unary {slow:.2f} ms; nothing from the cache",
+                        f"p99 {quick:.2f} ms, unary {slow:.2f} ms; {cpu}",
                     )
                 )
         finally:
