@@ -2,8 +2,8 @@
 
 `loadtest` drives rail's orders, every answer checked, against an edge node and against the centre itself. The feed it
 asks about is the same each time; what grows is the list around it. Up to a million keys lie in the exact index with
-whole records. Ten million lie in the published snapshot alone, which centre and edge both look into first: the index
-holds the million, as a key that it does not hold costs it no more than one it does.
+whole records. Ten million lie in the filters alone, that of the centre and the snapshot of the edge, where every check
+looks first: the index holds the million, as a key that it does not hold costs it no more than one it does.
 """
 
 import contextlib
@@ -25,8 +25,10 @@ from bench.importing import additions
 from bench.result import Result
 from bench.rpc import checker
 from checker import keys as key_files
+from checker import rulebooks
 from checker.core.filter_builder import build
 from checker.core.key import Algorithm
+from checker.serving import filter_file
 from loadtest import sla
 from loadtest.drive import Plan, drive
 from loadtest.make_feed import FEED, PEOPLE, SHANGHAI, make_feed
@@ -103,9 +105,15 @@ async def _grow(one: Centre, filled: int, size: int) -> int:
         for first in range(0, len(made), _BATCH):
             await index.apply(made[first : first + _BATCH])
             found += [key for addition in made[first : first + _BATCH] for key in addition.records]
+        nothing_since = filter_file.Scan(np.empty((0, 16), np.uint8), await index.journal_end(), await index.head())
     held = np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
     more = np.random.default_rng(1).integers(0, 256, (max(0, size - len(held)), 16), dtype=np.uint8)
-    await one.publish(build(np.concatenate([held, more])))
+    built = build(np.concatenate([held, more]))
+    await one.publish(built)
+    # The centre's own filter too, which it would make of what its index holds.
+    now_ms = time.time_ns() // 1_000_000
+    header = filter_file.header(built, one.keys.digest_key, rulebooks.load(None), nothing_since, now_ms)
+    filter_file.write(filter_file.path_in(one.folder / "state"), header, built)
     return filled_now
 
 
@@ -114,7 +122,10 @@ def _measure(one: Centre, folder: Path) -> dict[str, Measured]:
     folder.mkdir()
     found = {}
     with (
-        checker(one.url, "--key-file", str(one.key_file)) as (centre, centre_pid),
+        checker(one.url, "--key-file", str(one.key_file), "--state-dir", str(one.folder / "state")) as (
+            centre,
+            centre_pid,
+        ),
         _edge(one, centre, folder / "edge-data") as (edge, edge_pid),
     ):
         for name, address, pid in (("edge", edge, edge_pid), ("centre", centre, centre_pid)):
