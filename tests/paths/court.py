@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from checker.core.purchase import Flight, Lodging, Purchase
 from tests.paths.people import COURT, NAME, resident_id
 
-PEOPLE = [resident_id(number) for number in range(3)]
+PEOPLE = [resident_id(number) for number in range(4)]
 MEASURES = ("M1", "M2")
 PURCHASES: dict[str, Purchase] = {"FLIGHT": Flight(), "HOTEL": Lodging(2)}
 
-_who = st.lists(st.sampled_from(range(3)), unique=True, min_size=1, max_size=3)
+_who = st.lists(st.sampled_from(range(4)), unique=True, min_size=1, max_size=3)
 _adds = st.fixed_dictionaries(
     {
         "op": st.just("add"),

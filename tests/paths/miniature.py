@@ -95,7 +95,7 @@ class Clocks:
         patch.setattr(assembly, "Live", partial(live.Live, steady_s=self.monotonic))
         patch.setattr(assembly, "FIRST_WAIT_S", 0.05)
         patch.setattr(sync, "Pace", lambda: PACE)
-        patch.setattr(hub, "BEAT_S", 0.05)
+        patch.setattr(hub, "BEAT_S", 0.03)
         patch.setattr(hub, "PUBLICATION_S", 0.02)
         patch.setattr(follower, "POLL_S", 0.02)
 

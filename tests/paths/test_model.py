@@ -198,7 +198,7 @@ class PathMachine(RuleBasedStateMachine):
         if not hasattr(self, "index") or self.position is None:
             return
         self.catch_up()
-        for person in range(3):
+        for person in range(len(PEOPLE)):
             for item in PURCHASES:
                 answer = self.ask(person, item, NAME if person % 2 else "")
                 may, must = self._bars(person, item)
