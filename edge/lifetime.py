@@ -64,11 +64,29 @@ _open: "weakref.WeakSet[Lifetime]" = weakref.WeakSet()
 _left_behind: list[Any] = []
 
 
-def _after_fork() -> None:
-    if _open:
-        gc.freeze()  # what the parent left to be collected may be gRPC's as well
+_collecting = False  # whether the garbage collector was on when a fork began
+
+
+def _before_fork() -> None:
+    """What the parent left to be collected may be gRPC's as well, and taking that apart in the child aborts it: no
+    collection may begin there before `_in_child`, nor while the hooks of others run that come first."""
+    global _collecting
+    _collecting = bool(_open) and gc.isenabled()
+    if _collecting:
+        gc.disable()
+
+
+def _in_parent() -> None:
+    if _collecting:
+        gc.enable()
+
+
+def _in_child() -> None:
+    if _collecting:
+        gc.freeze()
+        gc.enable()
     _left_behind.extend([client._forked() for client in list(_open)])  # noqa: SLF001 - the same module's own
     _open.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import pickle
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeStand]:
 
 @pytest.fixture(scope="module")
 def centre(stand: EdgeStand) -> Checker:
-    return stand.serve()
+    return stand.serve("--index-timeout-ms", "2000")
 
 
 def a_client(stand: EdgeStand, centre: str, data: Path) -> BlockingEdgeClient:
@@ -132,30 +131,6 @@ def test_it_works_where_an_event_loop_runs(client: BlockingEdgeClient) -> None:
     assert not asyncio.run(ask())
 
 
-def test_a_forked_child_is_told(client: BlockingEdgeClient) -> None:
-    """In the child each use is UsageError, `close` included; nothing hangs, and the parent goes on."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        said = []
-        for attempt in (lambda: client.check(Flight(), ID, CLEAR), client.status, client.close):
-            try:
-                attempt()
-            except UsageError as error:
-                said.append(str(error))
-            except BaseException as error:  # noqa: BLE001 - the child must end here
-                said.append(repr(error))
-        os.write(write, "\n".join(said).encode())
-        os._exit(0)
-    os.close(write)
-    assert os.waitpid(child, 0)[1] == 0
-    said = os.read(read, 10_000).decode().splitlines()
-    os.close(read)
-    assert len(said) == 3
-    assert all("before the process was forked" in line for line in said)
-    assert not client.check(Flight(), ID, LISTED).may_sell
-
-
 def test_closing_frees_whoever_waits(stand: EdgeStand, tmp_path: Path) -> None:
     """A check that waits for a centre which accepts and never answers is ended by `close` in another thread: it gets
     an answer or UsageError, and never hangs."""
@@ -219,7 +194,7 @@ def test_advice_comes_in_a_thread_that_may_check(stand: EdgeStand, tmp_path: Pat
     with contextlib.closing(client):
         unknown = client.check(Flight(), ID, LISTED, timeout=0.5)
         assert unknown.outcome is Outcome.UNKNOWN
-        stand.serve(listen=listen)
+        stand.serve("--index-timeout-ms", "2000", listen=listen)
         until(lambda: heard, 30)
         assert (heard[0][0].decision_id, heard[0][0].outcome, heard[0][1]) == (
             unknown.decision_id,

@@ -196,7 +196,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeStand]:
 
 @pytest.fixture(scope="module")
 def centre(stand: EdgeStand) -> Checker:
-    return stand.serve()
+    return stand.serve("--index-timeout-ms", "2000")
 
 
 def test_sync_once_and_status_of_a_directory(stand: EdgeStand, centre: Checker, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import os
 import pickle
 import subprocess
 import sys
@@ -70,7 +69,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeStand]:
 
 @pytest.fixture(scope="module")
 def centre(stand: EdgeStand) -> Checker:
-    return stand.serve()
+    return stand.serve("--index-timeout-ms", "2000")
 
 
 @pytest.fixture
@@ -322,29 +321,6 @@ async def test_a_client_is_neither_pickled_nor_copied(client: EdgeClient) -> Non
             attempt(client)
 
 
-async def test_a_forked_child_is_told(client: EdgeClient) -> None:
-    """In the child each use is UsageError naming the remedy; the parent goes on undisturbed."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        said = "nothing"
-        try:
-            client.check(Flight(), ID, CLEAR).send(None)
-        except UsageError as error:
-            said = str(error)
-        except BaseException as error:  # noqa: BLE001 - the child must end here
-            said = repr(error)
-        os.write(write, said.encode())
-        os._exit(0)
-    os.close(write)
-    assert (await asyncio.to_thread(os.waitpid, child, 0))[1] == 0
-    said = os.read(read, 10_000).decode()
-    os.close(read)
-    assert "before the process was forked" in said
-    assert "post_fork" in said
-    assert not (await client.check(Flight(), ID, LISTED)).may_sell
-
-
 def test_another_event_loop_is_told(stand: EdgeStand, centre: Checker) -> None:
     """A client of one loop refuses to ask from another, instead of hanging."""
 
@@ -412,7 +388,7 @@ async def test_without_the_centre_and_back_again(stand: EdgeStand) -> None:
     """Cut off: misses ALLOWED, hits UNKNOWN and said so; started again from disk: the same; the centre back: the seller
     hears BARRED for the very UNKNOWN it sold on, once."""
     listen = fixed_listen()
-    centre = stand.serve(listen=listen)
+    centre = stand.serve("--index-timeout-ms", "2000", listen=listen)
     async with stand.client(listen, "alone") as client:
         await in_step(client)
     assert await asyncio.to_thread(centre.stop) == 0
@@ -433,7 +409,7 @@ async def test_without_the_centre_and_back_again(stand: EdgeStand) -> None:
         assert (client.status().stand_ins, client.status().centre) == (1, 2)
         await eventually(lambda: client.status().advice_waiting == 1)
 
-        stand.serve(listen=listen)
+        stand.serve("--index-timeout-ms", "2000", listen=listen)
 
         await eventually(lambda: heard, 20)
         (advice,) = heard

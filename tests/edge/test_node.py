@@ -280,7 +280,7 @@ def listen() -> str:
 
 @pytest.fixture(scope="module")
 def centre(stand: EdgeStand, listen: str) -> Checker:
-    return stand.serve(listen=listen)
+    return stand.serve("--index-timeout-ms", "2000", listen=listen)
 
 
 @pytest.fixture(scope="module")

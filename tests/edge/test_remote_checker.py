@@ -1,7 +1,6 @@
 """Claims about the client without an edge, against a real checker and against none."""
 
 import asyncio
-import os
 import pickle
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -140,7 +139,7 @@ async def test_what_is_malformed_is_not_sent(remote: RemoteChecker, purchase: An
 
 
 async def test_life(centre: Checker) -> None:
-    """Unopened, closed, forked, pickled, or far away without TLS: each is told with the remedy."""
+    """Unopened, closed, pickled, or far away without TLS: each is told with the remedy."""
     remote = RemoteChecker(centre.address)
     with pytest.raises(UsageError, match="not open"):
         await remote.check(Flight(), ID, CLEAR)
@@ -148,18 +147,6 @@ async def test_life(centre: Checker) -> None:
         await remote.check(Flight(), ID, CLEAR)
         with pytest.raises(TypeError, match="open one in each process"):
             pickle.dumps(remote)
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                remote.check(Flight(), ID, CLEAR).send(None)
-            except UsageError as error:
-                os.write(write, str(error).encode())
-            os._exit(0)
-        os.close(write)
-        assert (await asyncio.to_thread(os.waitpid, child, 0))[1] == 0
-        assert b"before the process was forked" in os.read(read, 10_000)
-        os.close(read)
     with pytest.raises(UsageError, match="closed"):
         await remote.check(Flight(), ID, CLEAR)
     with pytest.raises(UsageError, match="without TLS"):
