@@ -178,10 +178,11 @@ async def test_a_road_that_corrupts_what_is_not_encrypted(house: House) -> None:
         async with importing(road.stand) as importer:
             road.proxy.corrupt_one_in = 500
             added: list[int] = []
+            end = time.monotonic() + 150  # an edge that is refused again and again comes back ever later
             while len(added) < 60 or refused() < 5:
-                assert len(added) < 1000, "nothing was refused"
+                assert time.monotonic() < end, "nothing was refused"
                 added += await road.truth.add(importer, 3)
-                await asyncio.sleep(0.1)  # so that heartbeats come between them
+                await asyncio.sleep(0.2)  # so that heartbeats come between them
             road.proxy.refusing = True
             road.proxy.corrupt_one_in = 0
             await aside(road.proxy.cut)
