@@ -90,15 +90,22 @@ def query(request: pb.CheckRequest, rulebook: Rulebook, now_ms: int) -> Query:
 _new: Callable[[type[Query], tuple[Any, ...]], Query] = tuple.__new__
 
 
-class Plain(NamedTuple):
-    """A question as nearly all callers put it, read from the bytes of its CheckRequest."""
+class Asked(NamedTuple):
+    """A question, and what its answer must bear."""
 
     item: bytes  # item_id, serialised as field 1: of an answer too; b"" when there is none
     query: Query
+    with_trace: bool = False
 
 
-def plain(raw: bytes) -> Plain | None:
-    """What `query` makes of these bytes, where they are a plain question; None: have protobuf read them.
+def asked(request: pb.CheckRequest, rulebook: Rulebook, now_ms: int) -> Asked:
+    """The question of any request; raises Malformed."""
+    item = delimited(request.item_id.encode()) if request.item_id else b""
+    return Asked(item, query(request, rulebook, now_ms), request.with_trace)
+
+
+def plain(raw: bytes) -> Asked | None:
+    """What `asked` makes of these bytes, where they are a plain question; None: have protobuf read them.
 
     Plain is a document with its type, and perhaps a name, asked about one purchase that has nothing wrong, fields in
     the order of their numbers as all writers leave them, no trace. A protobuf message makes a Python object of each
@@ -143,8 +150,37 @@ def plain(raw: bytes) -> Plain | None:
     if violations:
         return None
     number = raw[document + 4 : number_end].decode()
-    asked = _new(Query, (purchase, document_type, number, country, None, name, b"", act_ms, service_ms, wanted))
-    return _new_plain(Plain, (raw[:subject], asked))
+    question = _new(Query, (purchase, document_type, number, country, None, name, b"", act_ms, service_ms, wanted))
+    return _new_asked(Asked, (raw[:subject], question, False))
+
+
+class Batch(NamedTuple):
+    """The items of a BatchCheckRequest, in order: those that are plain already as questions."""
+
+    items: list[Asked | pb.CheckRequest]
+
+
+def batch(raw: bytes) -> Batch:
+    """A BatchCheckRequest read item by item as protobuf would: 9 µs for all of an item, not 12. Raises DecodeError."""
+    items: list[Asked | pb.CheckRequest] = []
+    at, end = 0, len(raw)
+    try:
+        while at < end:
+            length, start = raw[at + 1], at + 2
+            if length > 127:  # a varint of two bytes
+                length, start = length & 127 | raw[at + 2] << 7, at + 3
+                if raw[at + 2] > 127:
+                    break
+            if raw[at] != 0x0A or start + length > end:
+                break
+            item = raw[start : start + length]
+            items.append(plain(item) or pb.CheckRequest.FromString(item))
+            at = start + length
+        else:
+            return Batch(items)
+    except IndexError:
+        pass
+    return Batch(list(pb.BatchCheckRequest.FromString(raw).items))  # fields of a later version, or unreadable
 
 
 def _read_times(raw: bytes) -> tuple[int, int, int]:
@@ -161,7 +197,7 @@ def _read_times(raw: bytes) -> tuple[int, int, int]:
     return act_ms, service_ms, rest.min_feed_sequence
 
 
-_new_plain: Callable[[type[Plain], tuple[Any, ...]], Plain] = tuple.__new__
+_new_asked: Callable[[type[Asked], tuple[Any, ...]], Asked] = tuple.__new__
 
 
 def _read_purchase(raw: bytes) -> tuple[p.Purchase, tuple[Violation, ...]]:

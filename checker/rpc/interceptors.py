@@ -195,11 +195,13 @@ class Guard:
         behaviour = handler.unary_unary
         if not inspect.iscoroutinefunction(behaviour):
             raise TypeError(f"{method}: its handler must be a coroutine function")
-        parse = handler.request_deserializer
         serialise = handler.response_serializer
         weigh = _WEIGHTS.get(method)
         servicer = getattr(behaviour, "__self__", None)
-        quick: Quick = getattr(servicer, "quick", {}).get(method.rpartition("/")[2], _NOT_QUICK)
+        name = method.rpartition("/")[2]
+        quick: Quick = getattr(servicer, "quick", {}).get(name, _NOT_QUICK)
+        # A servicer may read the requests of a method by itself: `readers`, by method name; they raise DecodeError.
+        parse = getattr(servicer, "readers", {}).get(name, handler.request_deserializer)
         admission, leave, observe = self.admission, self._leave, self._observe
         admit = self._admitter(method, admission)
         spend = self._quota.spend if self._quota is not None else None

@@ -100,14 +100,14 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         self.answers = Answers()
         self._renderer = wire.Renderer(live.view.rulebook, live.view.as_of, 0)
         self.quick = {"Check": Quick(wire.plain, self._check_quickly)}
+        self.readers = {"BatchCheck": wire.batch}
 
-    def _check_quickly(self, asked: wire.Plain, call: Call) -> bytes | None:
+    def _check_quickly(self, asked: wire.Asked, call: Call) -> bytes | None:
         """What `Check` answers, where that is an ALLOWED by rules or filter: nearly always."""
-        query = asked.query
-        _require(query, call.caller)
+        _require(asked.query, call.caller)
         now_ms = self._clock_ms()
         view = self._live.view
-        step = begin(query, view, now_ms)
+        step = begin(asked.query, view, now_ms)
         if isinstance(step, NeedExact) or step.outcome is not Outcome.ALLOWED:
             return None
         return self._ready(step, asked.item, view, now_ms)
@@ -119,54 +119,58 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         now_ms = self._clock_ms()
         view = self._live.view
         try:
-            query = _ask(request, call, view, now_ms)
+            asked = _asked(request, call, view, now_ms)
         except wire.Malformed as error:
             raise InvalidRequest(error.violations) from None
-        step = begin(query, view, now_ms)
+        step = begin(asked.query, view, now_ms)
         if isinstance(step, NeedExact):
-            return await self._conclude(request, query, step, view, call, now_ms)
-        if step.outcome is Outcome.ALLOWED and not request.with_trace:
-            return self._ready(step, _item(request), view, now_ms)  # type: ignore[return-value] # serialised, see Guard
+            return await self._conclude(asked, step, view, call, now_ms)
+        if step.outcome is Outcome.ALLOWED and not asked.with_trace:
+            return self._ready(step, asked.item, view, now_ms)  # type: ignore[return-value] # serialised, see Guard
         response = pb.CheckResponse()
-        self._answer(response, request, query, step, step, view, view.as_of, call, now_ms)
+        self._answer(response, asked, step, step, view, view.as_of, call, now_ms)
         return response
 
     async def BatchCheck(
         self,
-        request: pb.BatchCheckRequest,
+        request: wire.Batch,  # type: ignore[override] # see `readers`
         context: grpc.aio.ServicerContext[pb.BatchCheckRequest, pb.BatchCheckResponse],
     ) -> pb.BatchCheckResponse:
         call = current_call()
-        asked = list(request.items)
-        if not 1 <= len(asked) <= wire.MAX_BATCH:
-            raise InvalidRequest([("items", f"must be 1 to {wire.MAX_BATCH}, not {len(asked)}: split the batch")])
+        items = request.items
+        if not 1 <= len(items) <= wire.MAX_BATCH:
+            raise InvalidRequest([("items", f"must be 1 to {wire.MAX_BATCH}, not {len(items)}: split the batch")])
         now_ms = self._clock_ms()
         view = self._live.view
         answers: list[bytes | pb.CheckResponse] = []
         needs: list[NeedExact] = []
-        places: list[tuple[pb.CheckResponse, pb.CheckRequest, Query]] = []
-        for item in asked:
+        places: list[tuple[pb.CheckResponse, wire.Asked]] = []
+        for item in items:
             try:
-                query = _ask(item, call, view, now_ms)
+                if isinstance(item, wire.Asked):
+                    _require(item.query, call.caller)
+                    asked = item
+                else:
+                    asked = _asked(item, call, view, now_ms)
             except (wire.Malformed, PermissionDenied) as error:
                 answers.append(_failed(item, error))
                 continue
-            step = begin(query, view, now_ms)
+            step = begin(asked.query, view, now_ms)
             if isinstance(step, NeedExact):
                 answer = pb.CheckResponse()
                 answers.append(answer)
                 needs.append(step)
-                places.append((answer, item, query))
-            elif step.outcome is Outcome.ALLOWED and not item.with_trace:
-                answers.append(self._ready(step, _item(item), view, now_ms))
+                places.append((answer, asked))
+            elif step.outcome is Outcome.ALLOWED and not asked.with_trace:
+                answers.append(self._ready(step, asked.item, view, now_ms))
             else:
                 answer = pb.CheckResponse()
-                self._answer(answer, item, query, step, step, view, view.as_of, call, now_ms)
+                self._answer(answer, asked, step, step, view, view.as_of, call, now_ms)
                 answers.append(answer)
         if needs:
             settled = await self._settle(needs, call.deadline)
-            for (answer, item, query), need, decision, as_of in zip(places, needs, *settled, strict=True):
-                self._answer(answer, item, query, need, decision, view, as_of, call, now_ms)
+            for (answer, asked), need, decision, as_of in zip(places, needs, *settled, strict=True):
+                self._answer(answer, asked, need, decision, view, as_of, call, now_ms)
         delimited = wire.delimited
         return b"".join(  # type: ignore[return-value] # serialised, see Guard
             [delimited(answer if isinstance(answer, bytes) else answer.SerializeToString()) for answer in answers]
@@ -185,24 +189,24 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
             async with one_writer:
                 await context.write(response)
 
-        async def settle(request: pb.CheckRequest, query: Query, need: NeedExact, view: View, now_ms: int) -> None:
-            await write(await self._conclude(request, query, need, view, call, now_ms))
+        async def settle(asked: wire.Asked, need: NeedExact, view: View, now_ms: int) -> None:
+            await write(await self._conclude(asked, need, view, call, now_ms))
 
         async with asyncio.TaskGroup() as open_questions:
             async for request in request_iterator:
                 now_ms = self._clock_ms()
                 view = self._live.view
                 try:
-                    query = _ask(request, call, view, now_ms)
+                    asked = _asked(request, call, view, now_ms)
                 except (wire.Malformed, PermissionDenied) as error:
                     await write(_failed(request, error))
                     continue
-                step = begin(query, view, now_ms)
+                step = begin(asked.query, view, now_ms)
                 if isinstance(step, NeedExact):
-                    open_questions.create_task(settle(request, query, step, view, now_ms))
+                    open_questions.create_task(settle(asked, step, view, now_ms))
                 else:
                     answer = pb.CheckResponse()
-                    self._answer(answer, request, query, step, step, view, view.as_of, call, now_ms)
+                    self._answer(answer, asked, step, step, view, view.as_of, call, now_ms)
                     await write(answer)
 
     async def GetRulebook(
@@ -214,11 +218,11 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         return pb.GetRulebookResponse(version=rulebook.version, sha256=rulebook.sha256, toml=rulebook.source)
 
     async def _conclude(
-        self, request: pb.CheckRequest, query: Query, need: NeedExact, view: View, call: Call, now_ms: int
+        self, asked: wire.Asked, need: NeedExact, view: View, call: Call, now_ms: int
     ) -> pb.CheckResponse:
         settled = await self._settle((need,), call.deadline)
         response = pb.CheckResponse()
-        self._answer(response, request, query, need, settled.decisions[0], view, settled.as_of[0], call, now_ms)
+        self._answer(response, asked, need, settled.decisions[0], view, settled.as_of[0], call, now_ms)
         return response
 
     def _renderer_for(self, view: View, as_of: AsOf, now_ms: int) -> wire.Renderer:
@@ -235,8 +239,7 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
     def _answer(
         self,
         answer: pb.CheckResponse,
-        request: pb.CheckRequest,
-        query: Query,
+        asked: wire.Asked,
         step: Decision | NeedExact,
         decision: Decision,
         view: View,
@@ -252,14 +255,14 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
         if decision.answered_by is AnsweredBy.INDEX and not detail and not canary:
             shown = wire.for_edge(decision) if call.caller.role is Role.EDGE else wire.for_seller(decision)
         renderer.write(answer, shown)
-        answer.item_id = request.item_id
+        answer.MergeFromString(asked.item)
         self.answers.count(decision)
         if decision.outcome in _KEPT:
             answer.decision_id = decision.decision_id or new_decision_id(now_ms)
             if not decision.decision_id:  # else the evidence is kept where it was decided
-                self._record(_refusal(answer.decision_id, query, step, decision, view, as_of, call, now_ms))
-        if request.with_trace and detail:
-            self._trace(answer, query, step, decision, view, now_ms)
+                self._record(_refusal(answer.decision_id, asked.query, step, decision, view, as_of, call, now_ms))
+        if asked.with_trace and detail:
+            self._trace(answer, asked.query, step, decision, view, now_ms)
 
     def _trace(
         self,
@@ -278,11 +281,11 @@ class CheckServicer(check_pb2_grpc.CheckServiceServicer):
             answer.trace.add(step="evaluate", detail=f"{decision.outcome.name}, {decision.reason.name}")
 
 
-def _ask(request: pb.CheckRequest, call: Call, view: View, now_ms: int) -> Query:
+def _asked(request: pb.CheckRequest, call: Call, view: View, now_ms: int) -> wire.Asked:
     """The question, once the caller is known to be entitled to it. Raises Malformed or PermissionDenied."""
-    query = wire.query(request, view.rulebook, now_ms)
-    _require(query, call.caller)
-    return query
+    asked = wire.asked(request, view.rulebook, now_ms)
+    _require(asked.query, call.caller)
+    return asked
 
 
 def _require(query: Query, caller: Caller) -> None:
@@ -295,18 +298,18 @@ def _require(query: Query, caller: Caller) -> None:
         require_document(caller)
 
 
-def _item(request: pb.CheckRequest) -> bytes:
-    """The item_id as the answer bears it."""
-    return wire.delimited(request.item_id.encode()) if request.item_id else b""
-
-
-def _failed(request: pb.CheckRequest, error: wire.Malformed | PermissionDenied) -> pb.CheckResponse:
+def _failed(request: wire.Asked | pb.CheckRequest, error: wire.Malformed | PermissionDenied) -> pb.CheckResponse:
     """What is wrong with one item of a batch or stream never fails the others."""
     if isinstance(error, wire.Malformed):
         status = wire.bad_request(error.violations)
     else:
         status = wire.permission_denied(str(error))
-    return pb.CheckResponse(item_id=request.item_id, error=status)
+    answer = pb.CheckResponse(error=status)
+    if isinstance(request, wire.Asked):
+        answer.MergeFromString(request.item)
+    else:
+        answer.item_id = request.item_id
+    return answer
 
 
 def _refusal(
