@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -500,6 +501,52 @@ def _as_protobuf_reads_it(raw: bytes) -> None:
 def test_bytes_are_read_as_protobuf_reads_them_or_not_at_all(raw: bytes) -> None:
     """No bytes give another question, item or wish for a trace than their message does, and none that is refused."""
     _as_protobuf_reads_it(raw)
+
+
+def _as_protobuf_reads_all(raw: bytes) -> None:
+    """Every item of a batch, or DecodeError from both."""
+    try:
+        expected = list(pb.BatchCheckRequest.FromString(raw).items)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            wire.batch(raw)
+        return
+    found = wire.batch(raw).items
+    assert len(found) == len(expected), raw
+    for item, request in zip(found, expected, strict=True):
+        if isinstance(item, wire.Asked):
+            assert item.query == read(request), raw
+            assert pb.CheckResponse.FromString(item.item) == pb.CheckResponse(item_id=request.item_id), raw
+            assert item.with_trace == request.with_trace, raw
+        else:
+            assert item == request, raw
+
+
+@given(st.lists(plain_or_odd(), max_size=4), st.data())
+@settings(max_examples=1000)
+def test_a_batch_is_read_as_protobuf_reads_it(items: list[bytes], data: st.DataObject) -> None:
+    """Whatever bytes come: with odd pieces between the items, lengths in longer varints, damaged, cut short."""
+    raw = b""
+    for item in items:
+        raw += data.draw(st.sampled_from(ODD)) if data.draw(st.integers(0, 9)) == 0 else b""
+        part = _part(0x0A, item)
+        if len(item) < 128 and data.draw(st.booleans()):
+            part = bytes([0x0A, len(item) | 128, 0]) + item
+        raw += part
+    for _ in range(data.draw(st.integers(0, 1))):
+        at = data.draw(st.integers(0, len(raw)))
+        raw = raw[:at] + data.draw(st.sampled_from(ODD) | st.binary(max_size=2)) + raw[at + 2 :]
+    _as_protobuf_reads_all(raw)
+    _as_protobuf_reads_all(raw[: data.draw(st.integers(0, len(raw)))])
+
+
+def test_the_plain_items_of_a_batch_are_read_from_their_bytes() -> None:
+    """No message object is made of them, and one that is not plain costs the others nothing."""
+    items = [a_request(**fields) for fields in PLAIN]
+    items.insert(2, a_request(with_trace=True))
+    found = wire.batch(pb.BatchCheckRequest(items=items).SerializeToString()).items
+
+    assert [isinstance(item, wire.Asked) for item in found] == [not item.with_trace for item in items]
 
 
 LONG_SEAT = {"purchase": {"train": {"train_code": "G1", "seat_name": "二" * 60}}}
