@@ -287,6 +287,7 @@ class ScriptedCentre(filter_pb2_grpc.FilterServiceServicer):
                     position = self.end
                     for sent in self._sent(message):
                         yield sent
+                    continue  # more may have been acknowledged meanwhile: a heartbeat is for all of it
                 if self.beating and time.monotonic() >= due:
                     due = time.monotonic() + self.beat_s
                     for sent in self._sent(heartbeat(self.beat(position), self.keys)):
