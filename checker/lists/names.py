@@ -13,9 +13,10 @@ At most 6 traditional and 16 Latin forms, the likeliest first. Names agree or do
 import unicodedata
 from collections.abc import Iterable
 from functools import cache, lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import opencc
-from pypinyin.pinyin_dict import pinyin_dict
 
 from checker.core.key import DigestKey
 from checker.core.name import canonical
@@ -78,8 +79,25 @@ _DOUBLE_SURNAMES = {
     "闾丘": ("LYU", "QIU"),
 }
 
+
+def _pinyin_table() -> dict[int, str]:
+    """Code point -> its readings: pypinyin's table without its package, whose phrases take longer to load than it."""
+    package = find_spec("pypinyin")
+    file = Path(package.origin).with_name("pinyin_dict.py") if package and package.origin else Path()
+    spec = spec_from_file_location("pinyin_dict", file)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError("names are spelt by pypinyin: pip install 'xianxiao[checker]'")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    table: dict[int, str] = module.pinyin_dict
+    return table
+
+
+_pinyin_dict = _pinyin_table()
 _to_simplified = opencc.OpenCC("t2s").convert
-_to_traditional = [opencc.OpenCC(config).convert for config in ("s2t", "s2tw", "s2hk")]
+_to_traditional = opencc.OpenCC("s2t").convert
+# For single characters s2tw is s2t and then this, likewise s2hk, without the phrases being loaded again.
+_to_regional = [opencc.OpenCC(config).convert for config in ("t2tw", "t2hk")]
 
 
 @lru_cache(maxsize=65_536)
@@ -131,7 +149,8 @@ def _rank(word: tuple[str, int]) -> int:
 @cache
 def _traditional(char: str) -> tuple[str, ...]:
     """What a simplified character may be in traditional writing, likeliest first; else itself."""
-    found = dict.fromkeys(convert(char) for convert in _to_traditional)
+    traditional = _to_traditional(char)
+    found = dict.fromkeys((traditional, *(convert(traditional) for convert in _to_regional)))
     if _in_big5(char):
         found[char] = None
     for other in _origins().get(char, ()):
@@ -186,7 +205,7 @@ def _surname(char: str) -> tuple[str, ...]:
 def _readings(char: str) -> tuple[str, ...]:
     """A character's syllables in capitals, without tones, likeliest first; ü as YU and as V (LÜ: LYU, LV)."""
     found: dict[str, None] = {}
-    for reading in pinyin_dict.get(ord(char), "").split(",") if len(char) == 1 else ():
+    for reading in _pinyin_dict.get(ord(char), "").split(",") if len(char) == 1 else ():
         plain = "".join(mark for mark in unicodedata.normalize("NFD", reading) if mark.isalpha() or mark == "\u0308")
         plain = plain.upper()
         if "U\u0308" in plain:

@@ -1,9 +1,14 @@
 """Claims about `checker.lists.names`: whichever way a counter writes a listed person's name, it agrees."""
 
+import subprocess
+import sys
+
+import opencc
 import pytest
 
 from checker.core.measure import NAME_DIGEST_BYTES
 from checker.core.name import canonical
+from checker.lists import names
 from checker.lists.names import MAX_LATIN, MAX_TRADITIONAL, digests, forms
 from tests.lists.builders import KEY
 
@@ -86,3 +91,18 @@ def test_every_form_is_canonical() -> None:
 def test_digests_are_the_forms_in_order() -> None:
     """Six bytes each, concatenated."""
     assert digests("张三", "", KEY) == b"".join(KEY.stored_name(form) for form in forms("张三", ""))
+
+
+def test_every_character_is_written_as_opencc_writes_it_in_each_region() -> None:
+    """The regional tables behind s2t give what s2tw and s2hk give, for each character of its own."""
+    whole = [opencc.OpenCC(config).convert for config in ("s2t", "s2tw", "s2hk")]
+    for char in map(chr, (*range(0x3400, 0xA000), *range(0xF900, 0xFB00), *range(0x20000, 0x20400))):
+        wanted = list(dict.fromkeys(convert(char) for convert in whole))
+        assert list(names._traditional(char))[: len(wanted)] == wanted
+
+
+def test_the_importer_loads_readings_without_phrases() -> None:
+    """Every `checker import` would wait for pypinyin's phrases, of which it uses none."""
+    said = "import checker.lists.importer, sys; print([name for name in sys.modules if 'phrases' in name])"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
