@@ -12,8 +12,11 @@ Two kinds of new snapshot:
   makes it the filter in use. So no key is missing at any moment, and no age is shown that is not true.
 
 A heartbeat is believed only if its seal fits, its position is ours, its centre is our snapshot's, and it was sent after
-the one before it. Of the processes that share a data directory one downloads and keeps the log; each follows the
-journal for itself, and maps what the writer put there.
+the one before it. It names its epoch by number only, which a centre that was restored from a backup gives once more, to
+another snapshot: so whenever the centre was out of sight, its manifest is compared with ours before it is believed.
+
+Of the processes that share a data directory one downloads and keeps the log; each follows the journal for itself, and
+maps what the writer put there.
 """
 
 import asyncio
@@ -174,7 +177,10 @@ class Sync:
         self._logged_s = 0.0
         self._last_beat: tuple[Position, bytes] | None = None
         self._newest = (b"", 0)  # centre and epoch that the last heartbeat named
-        self._estranged = False  # the centre named another identity, or an older epoch than ours
+        # Whether the centre may have been restored since our snapshot: while it is out of sight, and until it has shown
+        # that ours is its newest. What it publishes then may not follow on ours: nothing of ours is carried over to it.
+        self._estranged = True
+        self._disowned: Header | None = None  # a snapshot of ours whose number the centre has given to another
         self._usable = asyncio.Event()
         self._turned = asyncio.Event()  # there is another snapshot to follow
         self._tasks: list[asyncio.Task[None]] = []
@@ -335,6 +341,7 @@ class Sync:
         position = target.position
         stub = filter_pb2_grpc.FilterServiceStub(self._centre.channel(address, "watch"))
         call = stub.WatchChanges(pb.WatchChangesRequest(position=journal.position_message(position)))
+        met = False
         sent_ms = 0
         clock_s = asyncio.get_running_loop().time
         alive_s = clock_s()
@@ -345,6 +352,9 @@ class Sync:
                 if event is grpc.aio.EOF:
                     raise SyncFailed(f"centre {address}: the stream of changes has ended")
                 assert isinstance(event, pb.WatchChangesResponse)  # noqa: S101 - for the type checker
+                if not met and event.WhichOneof("event") != "reset":
+                    await self._meet(stub)
+                    met = True
                 target = self._target()
                 if target is None or target.position != position:
                     return
@@ -375,7 +385,21 @@ class Sync:
         except grpc.aio.AioRpcError as error:
             raise _failed(address, error) from None
         finally:
+            self._estranged = True
             call.cancel()
+
+    async def _meet(self, stub: "filter_pb2_grpc.FilterServiceAsyncStub") -> None:
+        """Hear from a centre that was out of sight what it has published. Raises AioRpcError."""
+        response = await stub.GetManifest(pb.GetManifestRequest(), timeout=self._pace.silence)
+        target = self._target()
+        try:
+            manifest = self.store.offer(response).manifest
+        except Refused:
+            return  # no word of the centre's; whoever fetches it tells the operator
+        if target is None or (manifest.centre_id, manifest.epoch) != (target.header.centre_id, target.header.epoch):
+            return  # heartbeats tell, or it has published meanwhile
+        self._estranged = self._is_news(manifest, target.header)
+        self._disowned = target.header if self._estranged else None
 
     def _add(self, target: _Held, added: Additions) -> None:
         target.take(added)
@@ -393,7 +417,9 @@ class Sync:
             if skew_ms > _CLOCK_MS
             else "",
         )
-        if beat.as_of.snapshot_epoch < target.header.epoch or beat.centre_id != target.header.centre_id:
+        header = target.header
+        gone_back = beat.as_of.snapshot_epoch < header.epoch or header == self._disowned
+        if gone_back or beat.centre_id != header.centre_id:
             # A restored backup: its journal may have the id and the numbers of ours and another content.
             self._estranged = True
             self.live.centre = pb.CENTRE_STATE_REACHABLE
@@ -495,8 +521,8 @@ class Sync:
         """Whether it is another snapshot than the one in use, and no older epoch of the same centre."""
         if in_use is None or manifest.centre_id != in_use.centre_id:
             return True
-        place = (manifest.position.journal_id, manifest.position.entry)
-        same = manifest.epoch == in_use.epoch and place == (in_use.journal_id, in_use.journal_position)
+        built = (manifest.position.journal_id, manifest.position.entry, manifest.build_time.ToMilliseconds())
+        same = manifest.epoch == in_use.epoch and built == (in_use.journal_id, in_use.journal_position, in_use.built_ms)
         return manifest.epoch >= in_use.epoch and not same
 
     async def _download(self, stub: "filter_pb2_grpc.FilterServiceAsyncStub", address: str, download: Download) -> None:
@@ -530,6 +556,7 @@ class Sync:
         held = self._held
         fresh = _Held(snapshot)
         if held is None:
+            self._estranged = False
             self._use(fresh, snapshot.header.built_ms, continues=False)
             return
         if held.header.centre_id != snapshot.header.centre_id:

@@ -588,6 +588,58 @@ async def test_a_centre_that_forgot_our_epoch_is_not_believed(
         assert edge.holds(*range(80), *range(3000, 3050))
 
 
+@pytest.mark.parametrize(
+    ("epochs", "late"), [(1, 28), (1, 30), (2, 28)], ids=["our number", "our number and place", "beyond our number"]
+)
+@pytest.mark.parametrize("down", [False, True], ids=["it was cut off", "it was down"])
+async def test_a_centre_that_counted_up_to_our_epoch_again_is_not_taken_for_the_one_we_knew(
+    centre: ScriptedCentre, tmp_path: Path, *, epochs: int, late: int, down: bool
+) -> None:
+    """Restored without a new identity, it has published again before the edge is back, which stands at entry 105 of a
+    journal whose entries 81 to 130 are other keys now. The edge never says that it knows them before it does, and what
+    it has of the old journal takes the place of nothing in the new one."""
+    new = (*range(80), *range(3000, 3050))
+
+    def restore() -> None:
+        restored, kept = centre.served[centre.centre_id, 1], centre.acknowledged[:80]
+        centre.served = {(centre.centre_id, 1): restored}
+        centre.epoch, centre.entries, centre.acknowledged = 1, list(kept), list(kept)
+        centre.add(*map(a_key, range(3000, 3050)))
+        for _ in range(epochs):
+            centre.publish(late=late)
+        centre.between_chunks = lambda _: asyncio.sleep(0.2)
+
+    async def told(edge: Edge) -> None:
+        def in_step() -> bool:
+            if epochs == 1 and edge.live.view.as_of.feed_sequence > 105:
+                assert edge.holds(*new)
+            return edge.epoch == centre.epoch and edge.live.view.as_of.feed_sequence == 130
+
+        await eventually(in_step)
+        assert edge.fresh
+        assert edge.holds(*new)
+        centre.between_chunks = lambda _: None
+        centre.publish()
+        await eventually(lambda: edge.epoch == centre.epoch)
+        assert edge.holds(*new)
+
+    async with serving(centre) as address:
+        async with running(tmp_path, address) as edge:
+            await eventually(lambda: edge.fresh)
+            centre.publish()
+            await eventually(lambda: edge.epoch == 2)
+            centre.add(*map(a_key, range(2000, 2005)))
+            await eventually(lambda: edge.holds(2004) and edge.live.view.as_of.feed_sequence == 105)
+            if not down:
+                restore()
+                centre.cut()
+                await told(edge)
+        if down:
+            restore()
+            async with running(tmp_path, address) as edge:
+                await told(edge)
+
+
 # Rulebooks
 
 
