@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from checker.rpc import quota, workers
     from checker.rpc.roles import Roles, load_roles
     from checker.rpc.tls import check_listen, server_credentials
-    from checker.serving.worker import Node, accompany, tls_files, work
+    from checker.serving.node import Node, accompany, tls_files, work
 
     flags, config = given(args, Settings, PREFIX)
     settings = load_settings(flags, os.environ, config)
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         _warn_of_memory()
     run_dir = Path(tempfile.mkdtemp(prefix="run-", dir=settings.state))
     try:
-        node = Node(settings, run_dir, fill_memory)
+        node = Node(settings, run_dir, fill_memory if memory else None)
         quota.create(node.quota, roles)
         return workers.run(
             work,

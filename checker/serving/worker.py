@@ -14,7 +14,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from checker.rpc.quota import Quota
 from checker.rpc.roles import Roles, load_roles
 from checker.rpc.server import CHECK_SERVICE, RpcServer, ServerSettings, serve
 from checker.rpc.servicer import CheckServicer
-from checker.rpc.tls import TlsFiles, callers_for, server_credentials
+from checker.rpc.tls import callers_for, server_credentials
 from checker.rpc.workers import WorkerContext
 from checker.serving import filter_file, metrics_page
 from checker.serving.evidence import EvidenceSpool
@@ -45,6 +45,7 @@ from checker.serving.filter_service import FILTER_SERVICE, Admitted, FilterServi
 from checker.serving.follower import Follower
 from checker.serving.hub import Hub
 from checker.serving.keeper import Keeper
+from checker.serving.node import Node, tls_files
 from checker.serving.publisher import Publisher
 from checker.serving.settle import IndexSettler, wall_clock_ms
 from proto.checker.v1 import check_pb2_grpc, filter_pb2_grpc
@@ -54,34 +55,9 @@ REPORT_S = 1.0
 _log = logging.getLogger("checker.serve")
 
 
-Fill = Callable[[ExactIndex, Settings, key_files.KeyFile], Awaitable[None]]
-"""Import the settings' feeds into an index that lives in this process only."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """What every process of the node is started with: settings and the places they share."""
-
-    settings: Settings
-    run_dir: Path  # this start's own: quota and metrics files
-    fill: Fill  # importable: it is named, not copied, to another process
-
-    @property
-    def quota(self) -> Path:
-        """The node-wide quota file."""
-        return self.run_dir / "quota"
-
-    @property
-    def filter(self) -> Path:
-        """The node's filter file; what lives in memory only has one of its own, gone with it."""
-        return filter_file.path_in(self.run_dir if self.settings.index.startswith("memory:") else self.settings.state)
-
-
-def tls_files(settings: Settings) -> TlsFiles | None:
-    """The certificate files as the RPC shell wants them; None without TLS."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+def _filter_path(node: Node) -> Path:
+    """The node's filter file; what lives in memory only has one of its own, gone with it."""
+    return filter_file.path_in(node.run_dir if node.settings.index.startswith("memory:") else node.settings.state)
 
 
 def _open_key(settings: Settings) -> tuple[key_files.KeyFile, DigestKey, IndexKey]:
@@ -124,7 +100,7 @@ async def _work(context: WorkerContext, node: Node) -> None:
             keeping = await _keep_here(index, keys, key, rulebook, node)
             stop_page = _metrics_page(node)
         hub = Hub(index, index.publications, key, live)
-        follower = Follower(index, live, hub, key, node.filter)
+        follower = Follower(index, live, hub, key, _filter_path(node))
         await follower.start()
         await hub.start()
         evidence = EvidenceSpool(settings.state / "evidence", keys.evidence_key, retention_days=settings.evidence_days)
@@ -180,7 +156,8 @@ async def _keep_here(
     index: ExactIndex, keys: key_files.KeyFile, key: DigestKey, rulebook: Rulebook, node: Node
 ) -> list[asyncio.Task[None]]:
     """memory: lives in this process alone, so its feed, its filter and its epochs are kept here too."""
-    await node.fill(index, node.settings, keys)
+    if node.fill is not None:
+        await node.fill(index, node.settings, keys)
     keeper, publisher = _keepers(index, keys, key, rulebook, node)
     await keeper.ensure()
     return _at_work(keeper, publisher)
@@ -192,7 +169,7 @@ def _keepers(
     settings = node.settings
     error_rate = settings.filter_error_rate
     return (
-        Keeper(index, key, rulebook, node.filter, error_rate),
+        Keeper(index, key, rulebook, _filter_path(node), error_rate),
         Publisher(index, keys, rulebook, error_rate, settings.snapshot_hours),
     )
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import grpc
 import grpc.aio
+import psutil
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
@@ -194,6 +195,18 @@ async def test_the_breaker_opens_whatever_the_clock_reads(centre: Centre) -> Non
     finally:
         centre.store.thaw()
         await index.close()
+
+
+def test_the_parent_loads_nothing_that_only_its_workers_need(centre: Centre) -> None:
+    """Its start is not delayed, nor its memory filled, by the parts of a worker: NumPy and the store's client."""
+
+    def loaded(process: psutil.Process) -> set[str]:
+        paths = [mapped.path for mapped in process.memory_maps()]
+        return {name for name in ("numpy", "hiredis", "uvloop") if any(f"/{name}" in path for path in paths)}
+
+    assert loaded(centre.checker.process) == set()
+    for child in centre.checker.children():
+        assert loaded(child) == {"numpy", "hiredis", "uvloop"}
 
 
 def test_no_default_key_serves_a_store_of_ones_own(tmp_path: Path) -> None:
