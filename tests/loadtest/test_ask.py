@@ -137,6 +137,15 @@ def test_a_row_becomes_the_whole_question() -> None:
     assert not ask.request(a_row()).HasField("service_time")
 
 
+def test_a_question_is_its_own_although_its_purchase_is_read_once() -> None:
+    """The same purchase is parsed once for many rows, and changing one question changes no other."""
+    first, before = ask.request(a_row()), ask._purchase.cache_info()
+    wanted = first.purchase.SerializeToString()
+    first.purchase.lodging.SetInParent()
+    assert ask.request(a_row()).purchase.SerializeToString() == wanted
+    assert ask._purchase.cache_info().hits == before.hits + 1
+
+
 @pytest.mark.parametrize(("fault", "got"), [("wrong", "ALLOWED, NOT_LISTED"), ("error", "error purchase: is required")])
 def test_a_wrong_answer_fails_the_run_by_line(
     served: tuple[str, Fixed], tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, got: str
