@@ -1,7 +1,8 @@
 """Reading look-ups from one primary: coalesced, bounded in time, never from a server that may not be trusted.
 
 - All look-ups of one event-loop tick share one pipeline. It runs in a task of its own, so a caller that gives up or is
-  cancelled disturbs nobody. A connection that failed or came late is dropped with everything it still owed.
+  cancelled disturbs nobody. A connection that failed or came late is dropped with everything it still owed. One that
+  was closed takes along all that were kept beside it, and what it was asked is asked once more, on a new one.
 - Each pipeline begins with ROLE; a replica's answers count for nothing. A connection's server is also asked for its
   identity (`identity`: new after every restart and every promotion) when the connection is made and again whenever half
   a second has passed: unless that identity is known to be reconciled, its answers count for nothing either.
@@ -65,12 +66,13 @@ class Ask:
 
 
 class _Link:
-    __slots__ = ("connection", "identified_at", "identity")
+    __slots__ = ("connection", "era", "identified_at", "identity")
 
-    def __init__(self, connection: AbstractConnection, identity: str, identified_at: float) -> None:
+    def __init__(self, connection: AbstractConnection, identity: str, identified_at: float, era: int) -> None:
         self.connection = connection
         self.identity = identity
         self.identified_at = identified_at
+        self.era = era
 
 
 class Reader:
@@ -91,6 +93,7 @@ class Reader:
         self._pending_keys = 0
         self._idle: list[_Link] = []
         self._busy = 0
+        self._era = 0  # how often kept connections were found closed: those of one era are lost together
         self._scheduled = False
         self._failures = 0
         self._late_at = 0.0
@@ -180,13 +183,19 @@ class Reader:
         except UNREACHABLE as error:
             self._busy -= 1
             again = not isinstance(error, TimeoutError)  # a kept connection that was closed: worth one more try
+            known = again and link.era < self._era
+            if again and not known:
+                self._era += 1
+                links, self._idle = self._idle, []
+                self._spawn(_drop_all(links))
             for ask in batch:
                 if again and not ask.tries and not ask.answer.done() and not self.broken:
                     ask.tries += 1
                     self._push(ask)
                 elif not ask.answer.done():
                     ask.answer.set_result(None)
-            self._failed()
+            if not known:
+                self._failed()
             self._schedule()
             return
         self._busy -= 1
@@ -275,7 +284,7 @@ class Reader:
         if not isinstance(info, bytes):
             await drop(connection)
             raise RedisError("no INFO")
-        return _Link(connection, identity(info), self._loop.time())
+        return _Link(connection, identity(info), self._loop.time(), self._era)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

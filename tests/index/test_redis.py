@@ -137,6 +137,29 @@ async def test_killed_server(mine: Server) -> None:
         assert await index.apply([a_removal(2, "M1")]) == [Applied.APPLIED]
 
 
+@pytest.mark.parametrize("at_once", [1, 8])
+async def test_connections_that_were_closed_while_nobody_used_them(own: Server, at_once: int) -> None:
+    """As by a server started again, or something on the road: all are lost together, and no question is lost."""
+    async with opened(own) as index:
+        await index.apply([an_addition(1, "M1", 1)])
+        (reader,) = index._readers.values()
+        for _ in range(3):
+            async with asyncio.timeout(30):
+                while len(reader._idle) < 4:
+                    await side_by_side(index, 8)
+            own.command("CLIENT", "KILL", "TYPE", "normal")
+            assert await side_by_side(index, at_once) == [["M1"]] * at_once
+
+
+async def side_by_side(index: ExactIndex, number: int) -> list[list[str] | None]:
+    """So many look-ups, each of a tick of its own."""
+    asking = []
+    for _ in range(number):
+        asking.append(asyncio.create_task(read(index)))
+        await asyncio.sleep(0)
+    return await asyncio.gather(*asking)
+
+
 async def test_loading_server_is_not_ready(mine: Server) -> None:
     """While a server loads its data its keys are None, never 'nobody listed'."""
     async with opened(mine, trusts_restarts=True) as index:
