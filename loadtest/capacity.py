@@ -54,7 +54,8 @@ class Costs(NamedTuple):
     def call_us(self, calls_per_s: float) -> float:
         """Of the server, per call beside its checks, at a worker that gets as many calls a second."""
         idle = max(self.unary_us, self.unary_alone_us) - self.unary_us
-        cold = -math.expm1(-1 / (calls_per_s * COOLING_S)) if calls_per_s > 0 else 1.0
+        warmed = calls_per_s * COOLING_S  # may be zero although neither factor is
+        cold = -math.expm1(-1 / warmed) if warmed > 0 else 1.0
         return max(0.0, self.unary_us + idle * cold - self.item_us)
 
     def planned_call_us(self, used: float) -> float:

@@ -67,6 +67,7 @@ def test_a_call_to_a_worker_that_has_slept_costs_more() -> None:
     """Alone 1 000 µs, among many 200: a worker that is asked every 5 ms has lost 63 % of what makes its calls cheap."""
     cost = ROUND._replace(unary_alone_us=1000)
     assert cost.call_us(0) == pytest.approx(990)
+    assert cost.call_us(5e-324) == pytest.approx(990)  # the smallest rate there is
     assert cost.call_us(200) == pytest.approx(190 + 800 * (1 - math.exp(-1)))
     assert cost.call_us(1e9) == pytest.approx(190)
     assert predict(200, 1.0, 0.0, cost).us_per_check == pytest.approx(200 + 800 * (1 - math.exp(-1)))
