@@ -48,16 +48,19 @@ class Centre:
         self._tls = tls
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
 
-    def channel(self, address: str, use: str, *, retries: bool = True, ahead: int = 0) -> grpc.aio.Channel:
+    def channel(self, address: str, use: str, *, ahead: int = 0) -> grpc.aio.Channel:
         """The channel for one use: each has a connection of its own, so that a full one does not hold up the others.
 
-        `retries`: whether gRPC repeats calls by itself. `ahead`: bytes of a stream that may come before they are read;
-        0: gRPC's own measure.
+        `ahead`: bytes of a stream that may come before they are read; 0: gRPC's own measure.
+
+        gRPC repeats no call on them by itself. Whoever calls asks again anyway, and knows when to. And a repetition of
+        what never left is unlimited: begun on a connection that has just died, before its channel was told, it has been
+        seen to go on for ever inside one start of a call, until memory was full (grpcio 1.85.1).
         """
         key = (address, use)
         if key not in self._channels:
             if self._tls is None:
-                self._channels[key] = open_channel(address, retries=retries, ahead=ahead)
+                self._channels[key] = open_channel(address, retries=False, ahead=ahead)
             else:
                 tls = self._tls
                 self._channels[key] = open_channel(
@@ -66,7 +69,7 @@ class Centre:
                     cert=tls.cert,
                     key=tls.key,
                     server_name=tls.server_name,
-                    retries=retries,
+                    retries=False,
                     ahead=ahead,
                 )
         return self._channels[key]

@@ -144,8 +144,7 @@ class _Address:
         """The call itself, on the next connection."""
         if not self._calls:
             self._calls = [
-                centre.channel(self.name, f"check {number}", retries=False).unary_unary(_METHOD)
-                for number in range(self._connections)
+                centre.channel(self.name, f"check {number}").unary_unary(_METHOD) for number in range(self._connections)
             ]
         self._turn = (self._turn + 1) % self._connections
         return self._calls[self._turn](raw, timeout=timeout)
