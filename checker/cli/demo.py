@@ -7,6 +7,7 @@ as a process.
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -46,6 +47,27 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo; returns the exit code."""
     seconds = _run_seconds()
     folder: Path = args.dir
+    with _alone(folder):
+        return _run(args, folder, seconds)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else works in the folder: it is about to be made anew. Raises UsageError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"--dir {folder}: another demo runs there: stop it with Ctrl-C, or name another --dir"
+            ) from None
+        yield
+
+
+def _run(args: argparse.Namespace, folder: Path, seconds: float | None) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # else its servers would outlive it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored when a shell has put us in the background
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     feed, index, key = folder / "feed", f"embedded:{folder / 'index'}", str(folder / "edge-key.json")

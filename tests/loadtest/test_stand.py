@@ -1,5 +1,6 @@
 """Claims about the stand: a whole deployment that answers rightly, and leaves nothing behind."""
 
+import re
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ from tests.waiting import until
 
 def test_centre_and_edge_answer_rightly_and_end(tmp_path: Path) -> None:
     """Sellers ask the edge, no answer of people.csv is wrong, and no process outlives the stand. On a busy machine an
-    edge may be in doubt (CENTRE_LATE), which bars nobody."""
+    edge or its centre may be in doubt (CENTRE_LATE, INDEX_UNREACHABLE), which bars nobody."""
     with Stand(tmp_path, people=2_000, edge=True) as stand:
         asked = ask_all(stand.target.address, stand.people)
         started = {server.name: server.pid for server in stand.servers}
@@ -23,7 +24,7 @@ def test_centre_and_edge_answer_rightly_and_end(tmp_path: Path) -> None:
         assert stand.target.name == "edge"
         assert asked.asked > 2_000
         assert asked.outcomes["INVALID_DOCUMENT"] > 10
-        assert [text for text in asked.wrong if "got UNKNOWN, CENTRE_" not in text] == []
+        assert [text for text in asked.wrong if not re.search("got UNKNOWN, (CENTRE_|INDEX_UNREACHABLE)", text)] == []
     until(lambda: not any(each.is_running() for each in processes), 20)
 
 
