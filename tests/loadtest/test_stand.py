@@ -1,6 +1,5 @@
 """Claims about the stand: a whole deployment that answers rightly, and leaves nothing behind."""
 
-import re
 from pathlib import Path
 
 import psutil
@@ -11,9 +10,10 @@ from loadtest.stand import Stand, StandFailed
 from tests.waiting import until
 
 
-def test_centre_and_edge_answer_rightly_and_end(tmp_path: Path) -> None:
+def test_centre_and_edge_answer_rightly_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sellers ask the edge, no answer of people.csv is wrong, and no process outlives the stand. On a busy machine an
-    edge or its centre may be in doubt (CENTRE_LATE, INDEX_UNREACHABLE), which bars nobody."""
+    edge may be in doubt (CENTRE_LATE), which bars nobody."""
+    monkeypatch.setenv("CHECKER_INDEX_TIMEOUT_MS", "5000")  # how fast the index is on a busy machine is not the claim
     with Stand(tmp_path, people=2_000, edge=True) as stand:
         asked = ask_all(stand.target.address, stand.people)
         started = {server.name: server.pid for server in stand.servers}
@@ -24,7 +24,7 @@ def test_centre_and_edge_answer_rightly_and_end(tmp_path: Path) -> None:
         assert stand.target.name == "edge"
         assert asked.asked > 2_000
         assert asked.outcomes["INVALID_DOCUMENT"] > 10
-        assert [text for text in asked.wrong if not re.search("got UNKNOWN, (CENTRE_|INDEX_UNREACHABLE)", text)] == []
+        assert [text for text in asked.wrong if "got UNKNOWN, CENTRE_" not in text] == []
     until(lambda: not any(each.is_running() for each in processes), 20)
 
 
