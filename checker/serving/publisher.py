@@ -51,8 +51,14 @@ LONGEST_WAIT_S: Final = 30.0
 CLAIM_S: Final = 15.0
 """How long a builder that was killed keeps others from building."""
 ATTEMPTS: Final = 3
-LIFTED_FLOOR: Final = 1000
+REACH_S = 60.0
+"""Between two looks whether the journal still reaches back to the last epoch."""
 LIFTED_SHARE: Final = 0.01
+"""Lifted keys of those listed that make an epoch due."""
+LIFTED_FEW: Final = 1000
+"""Fewer than so many make none, for each edge downloads it..."""
+LIFTED_SHARE_OF_FEW: Final = 0.02
+"""...but of a short list so large a share does: past LARGEST_DROP an operator would have to step in."""
 MEMBERS: Final = 10_000
 PROBES: Final = 200_000
 LARGEST_DROP: Final = 0.05
@@ -98,6 +104,7 @@ class Publisher:
         self._manifest = pb.Manifest()
         self._position = Position(b"", 0)
         self._added: set[bytes] = set()  # keys journaled since
+        self._reached_s = float("-inf")  # steady clock: when the journal was last seen to reach back to it
         self._whole_on: tuple[str, ...] = ()  # the servers on which its chunks were last seen whole
         self._rulebook_told = False  # whether edges have been given ours since this started
         self._foreign_epoch = 0  # the last one seen that came with another's
@@ -148,6 +155,7 @@ class Publisher:
             self._manifest = pb.Manifest.FromString(last.manifest)
             self._position = Position(self._manifest.position.journal_id, self._manifest.position.entry)
             self._added.clear()
+            self._reached_s = float("-inf")
             self._whole_on = ()
         manifest = self._manifest
         if last.centre_id != await self._publications.centre_id():
@@ -158,7 +166,7 @@ class Publisher:
             return "the rulebook is another"
         if self._clock_ms() - manifest.build_time.ToMilliseconds() > self._lifetime_ms:
             return "the last epoch is old"
-        if await self._index.lifted() - last.lifted > max(LIFTED_FLOOR, LIFTED_SHARE * manifest.count):
+        if await self._index.lifted() - last.lifted > _many_lifted(manifest.count):
             return "many have been lifted since"
         if not await self._can_be_downloaded(last):
             return "the last epoch's chunks are not there any more"
@@ -188,15 +196,25 @@ class Publisher:
         return True
 
     async def _journal_says(self, most: int) -> str:
+        if not await self._journal_reaches_back():
+            return _OUT_OF_REACH
         while len(self._added) <= most:
             page = await self._index.journal_read(self._position, 0)
             if page.reset:
-                return "the journal does not reach back to the last epoch"
+                return _OUT_OF_REACH
             if page.position == self._position:
                 return ""
             self._added.update(page.keys)
             self._position = page.position
         return "many have been added since"
+
+    async def _journal_reaches_back(self) -> bool:
+        """Whether an edge with the last epoch can follow. We have read on since: that we can says nothing of it."""
+        if time.monotonic() - self._reached_s < REACH_S:
+            return True
+        self._reached_s = time.monotonic()
+        place = Position(self._manifest.position.journal_id, self._manifest.position.entry)
+        return not (await self._index.journal_read(place, 0)).reset
 
     # How
 
@@ -288,6 +306,14 @@ class Publisher:
         del built
         error_rate = self_check(snapshot, header, self._keys, scanned)
         return snapshot, _manifest(header, snapshot), error_rate
+
+
+_OUT_OF_REACH: Final = "the journal does not reach back to the last epoch"
+
+
+def _many_lifted(count: int) -> float:
+    """Above how many lifted keys an epoch is due, of so many that the last one lists."""
+    return max(LIFTED_SHARE * count, min(LIFTED_FEW, LIFTED_SHARE_OF_FEW * count))
 
 
 def self_check(snapshot: bytes, header: container.Header, keys: key_files.KeyFile, scanned: filter_file.Scan) -> float:

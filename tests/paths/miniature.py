@@ -31,7 +31,7 @@ from checker.rpc.live_filter import LiveFilter
 from checker.rpc.roles import Callers
 from checker.rpc.server import CHECK_SERVICE, RpcServer, ServerSettings
 from checker.rpc.servicer import CheckServicer
-from checker.serving import filter_file, follower, hub, settle
+from checker.serving import filter_file, follower, hub, publisher, settle
 from checker.serving.filter_service import FILTER_SERVICE, FilterServicer
 from checker.serving.follower import Follower
 from checker.serving.hub import Hub
@@ -98,6 +98,7 @@ class Clocks:
         patch.setattr(hub, "BEAT_S", 0.03)
         patch.setattr(hub, "PUBLICATION_S", 0.02)
         patch.setattr(follower, "POLL_S", 0.02)
+        patch.setattr(publisher, "REACH_S", 0.0)
 
 
 class MiniCentre:

@@ -412,24 +412,55 @@ async def test_an_old_epoch_is_replaced(shelf: Shelf) -> None:
     assert "old" in await made._due()
 
 
-async def test_many_lifted_make_an_epoch(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than one in a hundred, and never for a handful."""
-    monkeypatch.setattr(publisher, "LIFTED_FLOOR", 3)
+async def test_many_lifted_make_an_epoch(shelf: Shelf) -> None:
+    """More than two in a hundred of a short list."""
     for number in range(500):
         await shelf.add(number + 1, number)
     made = a_publisher(shelf)
     await made.publish_once()
-    for number in range(5):
+    for number in range(10):
         await shelf.lift(1000 + number, f"M{number + 1}")
-        await rests(shelf, made)
-    await shelf.lift(1005, "M6")
+    await rests(shelf, made)
+    await shelf.lift(1010, "M11")
     assert "lifted" in await made._due()
     await made.publish_once()
     await rests(shelf, made)
-    monkeypatch.setattr(publisher, "LIFTED_FLOOR", 1000)
-    for number in range(100, 120):
-        await shelf.lift(2000 + number, f"M{number}")
+
+
+@pytest.mark.parametrize(
+    ("listed", "lifted"),
+    [(1_000, 20), (20_000, 400), (50_000, 1_000), (70_000, 1_000), (100_000, 1_000), (300_000, 3_000)],
+)
+async def test_a_long_list_needs_a_hundredth_and_a_thousand(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, listed: int, lifted: int
+) -> None:
+    """So many lifted keys make no epoch yet, one more does."""
+    await shelf.add(1, *range(listed))
+    made = a_publisher(shelf)
+    await made.publish_once()
+    counted = lifted
+
+    async def count() -> int:
+        return counted
+
+    monkeypatch.setattr(shelf, "lifted", count)
     await rests(shelf, made)
+    counted += 1
+    assert "lifted" in await made._due()
+
+
+@pytest.mark.parametrize("listed", [40, 150, 700, 2_000])
+async def test_lifts_one_by_one_never_need_an_operator(shelf: Shelf, listed: int) -> None:
+    """However short the list, epochs come in time: the share that stops one is never reached, until few are left."""
+    for number in range(listed):
+        await shelf.add(number + 1, number)
+    made = a_publisher(shelf)
+    first = await made.publish_once()
+    for number in range(listed - 20):
+        await shelf.lift(10_000 + number, f"M{number + 1}")
+        if await made._due():
+            await made.publish_once()
+    assert (await latest(shelf)).epoch > first.epoch
 
 
 async def test_many_additions_make_an_epoch(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,6 +486,23 @@ async def test_a_journal_that_begins_anew_makes_an_epoch(shelf: Shelf) -> None:
     await made.publish_once()
     shelf._store.journal_id = b"new one."
     assert "journal" in await made._due()
+    await made.publish_once()
+    await rests(shelf, made)
+
+
+async def test_a_journal_that_lost_its_beginning_makes_an_epoch(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publisher has read on and could follow; an edge that has just loaded the epoch could not."""
+    monkeypatch.setattr(publisher, "REACH_S", 0.0)
+    made = a_publisher(shelf)
+    await made.publish_once()
+    for sequence in range(1, 5):
+        await shelf.add(sequence, sequence)
+    await rests(shelf, made)
+    assert not (await shelf.journal_read(made._position, 0)).reset
+    for entry in range(1, 4):
+        del shelf._store.journal[entry]
+    assert not (await shelf.journal_read(made._position, 0)).reset
+    assert "does not reach back" in await made._due()
     await made.publish_once()
     await rests(shelf, made)
 
