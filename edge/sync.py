@@ -60,7 +60,9 @@ _T = TypeVar("_T")
 
 class Pace(NamedTuple):
     """Times in seconds. `jitter`: within which edges that have a usable filter fetch a newer one, each at its own time.
-    `silence`: without a heartbeat, before the stream is taken for dead. `chunk`: for the next piece of a download."""
+    `silence`: without a heartbeat, before the stream is taken for dead. `chunk`: for the next piece of a download.
+    `spoilt`: before a snapshot that was fetched for nothing is fetched again, doubled each time up to `longest_spoilt`.
+    """
 
     jitter: float = 30.0
     silence: float = 5.0
@@ -71,6 +73,8 @@ class Pace(NamedTuple):
     canary: float = 60.0
     call: float = 10.0
     chunk: float = 60.0
+    spoilt: float = 10.0
+    longest_spoilt: float = 900.0
 
 
 class Synced(NamedTuple):
@@ -96,7 +100,15 @@ class _Displaced(SyncFailed):
 
 
 class _EpochGone(SyncFailed):
-    """The epoch being downloaded is no longer served."""
+    """The epoch being downloaded is no longer served, or not to its end."""
+
+
+class _Spoilt(NamedTuple):
+    """The snapshot that was last fetched for nothing, why, and the event-loop time before which it is left alone."""
+
+    manifest: bytes
+    error: CheckerError
+    until_s: float
 
 
 class _Held:
@@ -171,6 +183,8 @@ class Sync:
         self._fetch_at: float | None = None  # event-loop time; None: nothing newer is known of
         self._fetch_wanted = asyncio.Event()
         self._fetch_failures = 0
+        self._spoils = 0  # downloads thrown away since one was put in place
+        self._spoilt: _Spoilt | None = None
         self._watch_failures = 0
         self._address = random.randrange(len(centre.addresses))  # noqa: S311 - spreads load
         self._log_due = True
@@ -505,16 +519,39 @@ class Sync:
             not_older(offer.manifest.centre_id, offer.manifest.epoch, in_use)
             if not self._is_news(offer.manifest, in_use) and not self.store.refused:
                 return False
+            self._leave_spoilt_alone(offer.manifest)
             download = await self._in_thread(self.store.begin, offer, in_use)
         try:
             await self._download(stub, address, download)
-        except _EpochGone:
-            _log.info("the epoch under way is no longer served: the newest is fetched")
+            snapshot = await self._in_thread(self.store.install, download, in_use)
+        except _EpochGone as error:
+            _log.info("%s: the newest is fetched", error)
             await self._in_thread(self.store.discard, download)
+            self._spoil(download.manifest, error)
             return True
-        snapshot = await self._in_thread(self.store.install, download, in_use)
+        except Refused as error:
+            self._spoil(download.manifest, error)
+            raise
+        self._spoils, self._spoilt = 0, None
         self._adopt(snapshot)
         return True
+
+    def _spoil(self, manifest: pb.Manifest, error: CheckerError) -> None:
+        """A download was thrown away: the same snapshot is not fetched again soon. The manifest is asked for as often
+        as ever, so another one is."""
+        self._spoils += 1
+        self._fetch_failures = self._spoils
+        longest = min(self._pace.longest_spoilt, self._pace.spoilt * 2 ** min(self._spoils - 1, 16))
+        until_s = asyncio.get_running_loop().time() + longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load
+        self._spoilt = _Spoilt(manifest.SerializeToString(deterministic=True), error, until_s)
+
+    def _leave_spoilt_alone(self, manifest: pb.Manifest) -> None:
+        """Raises what was wrong with this snapshot, for some time after it was found out."""
+        spoilt = self._spoilt
+        if spoilt is None or spoilt.until_s <= asyncio.get_running_loop().time():
+            return
+        if spoilt.manifest == manifest.SerializeToString(deterministic=True):
+            raise spoilt.error.with_traceback(None)
 
     @staticmethod
     def _is_news(manifest: pb.Manifest, in_use: Header | None) -> bool:
@@ -529,10 +566,13 @@ class Sync:
         manifest = download.manifest
         request = pb.GetSnapshotRequest(epoch=manifest.epoch, offset=download.offset, centre_id=manifest.centre_id)
         call = stub.GetSnapshot(request)
+        began = download.offset
         try:
             while download.offset < manifest.size:
                 async with asyncio.timeout(self._pace.chunk):
                     chunk = await call.read()
+                if chunk is grpc.aio.EOF and download.offset == began:
+                    raise _EpochGone(f"centre {address}: the snapshot is shorter than its manifest says")
                 if chunk is grpc.aio.EOF:
                     raise SyncFailed(f"centre {address}: the snapshot ended early")
                 assert isinstance(chunk, pb.SnapshotChunk)  # noqa: S101 - for the type checker
@@ -541,7 +581,7 @@ class Sync:
                 if chunk.offset != download.offset or not 0 < len(data) <= room:
                     raise SyncFailed(f"centre {address}: a piece of the snapshot does not belong where it came")
                 await self._in_thread(download.write, data)
-                self._fetch_failures = 0  # there is progress: no reason to wait longer and longer
+                self._fetch_failures = 0  # there is progress: no reason to wait longer and longer for the rest
         except TimeoutError:
             raise SyncFailed(f"centre {address}: the download stands still") from None
         except grpc.aio.AioRpcError as error:
