@@ -42,6 +42,7 @@ from checker.core.purchase import Flight
 from checker.errors import CheckerError, Overloaded, UsageError
 from checker.keys import EdgeKeys
 from edge import journal
+from edge.canary import Arrivals
 from edge.centre import Centre
 from edge.journal import Additions, Page
 from edge.live import Live, wall_clock_ms
@@ -62,6 +63,7 @@ class Pace(NamedTuple):
     """Times in seconds. `jitter`: within which edges that have a usable filter fetch a newer one, each at its own time.
     `silence`: without a heartbeat, before the stream is taken for dead. `chunk`: for the next piece of a download.
     `spoilt`: before a snapshot that was fetched for nothing is fetched again, doubled each time up to `longest_spoilt`.
+    `canary`: between two proofs of the road; `arrival`: for additions, or the canary, while the feed advances.
     """
 
     jitter: float = 30.0
@@ -75,6 +77,7 @@ class Pace(NamedTuple):
     chunk: float = 60.0
     spoilt: float = 10.0
     longest_spoilt: float = 900.0
+    arrival: float = 300.0
 
 
 class Synced(NamedTuple):
@@ -183,6 +186,7 @@ class Sync:
         self._fetch_at: float | None = None  # event-loop time; None: nothing newer is known of
         self._fetch_wanted = asyncio.Event()
         self._fetch_failures = 0
+        self._arrivals = Arrivals(self._pace.arrival)
         self._spoils = 0  # downloads thrown away since one was put in place
         self._spoilt: _Spoilt | None = None
         self._watch_failures = 0
@@ -417,7 +421,9 @@ class Sync:
 
     def _add(self, target: _Held, added: Additions) -> None:
         target.take(added)
-        self.live.add(list(added.keys))  # while a candidate catches up, the filter in use learns the same keys
+        keys = list(added.keys)
+        self._arrivals.added(asyncio.get_running_loop().time(), canary=target.key.canary in keys)
+        self.live.add(keys)  # while a candidate catches up, the filter in use learns the same keys
         if target is self._held:
             self._log(added.raw)
             self._check_canary()
@@ -444,6 +450,14 @@ class Sync:
             self._use(target, beat.sent_ms - beat.silence_ms, continues=False)
         self.live.doubt(doubtful=target.doubtful())
         self.live.beat(beat, as_of(target.header, beat))
+        missing = self._arrivals.missing(beat.as_of.feed_sequence, asyncio.get_running_loop().time())
+        self._alarm(
+            "feed",
+            "the court's feed advances, but additions do not reach this edge, nor does the canary key that ends each "
+            "import: an import that broke off must be run again; otherwise find out where they are lost"
+            if missing
+            else "",
+        )
         self._newest = (beat.centre_id, beat.as_of.snapshot_epoch)
         if self._behind():
             self._want(self._pace.jitter)
@@ -632,6 +646,7 @@ class Sync:
             continues=continues,
         )
         self._held, self._candidate = held, None
+        self._arrivals.adopted(live.view.as_of.feed_sequence, asyncio.get_running_loop().time())
         self.swaps += 1
         self._log_due = True
         self._alarm(

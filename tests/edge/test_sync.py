@@ -916,6 +916,33 @@ async def test_the_canary_proves_the_road(centre: ScriptedCentre, tmp_path: Path
         assert asked[0].key == KEYS.digest_key.canary
 
 
+async def test_additions_that_do_not_arrive_are_an_alarm(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """The feed advances and nothing is journalled: heartbeats go on, the lag is small, and yet the operator is told,
+    until the canary comes or another snapshot is there."""
+    pace = QUICK._replace(arrival=0.1)
+    async with serving(centre) as address, running(tmp_path, address, pace=pace) as edge:
+        await eventually(lambda: edge.fresh)
+        await asyncio.sleep(pace.arrival)  # what the feed tells just after the start may be in the snapshot
+
+        async def lose_an_import() -> None:
+            centre.acknowledged.append(a_key(999))
+            await eventually(lambda: "feed" in edge.live.alarms)
+            assert edge.fresh
+            assert not {"canary", "canary in filter"} & set(edge.live.alarms)
+            assert "must be run again" in Reporter(edge.sync, edge.centre).status().alarms[0]
+
+        await lose_an_import()
+        centre.end_import()
+        await eventually(lambda: not edge.live.alarms)
+        await asyncio.sleep(pace.arrival)
+        await lose_an_import()
+        centre.add(a_key(2000))
+        await eventually(lambda: edge.holds(2000) and edge.live.view.as_of.feed_sequence == 103)
+        assert "feed" in edge.live.alarms
+        centre.publish()
+        await eventually(lambda: edge.epoch == 2 and not edge.live.alarms)
+
+
 async def test_an_edge_reports_how_it_is_doing(centre: ScriptedCentre, tmp_path: Path) -> None:
     """Its numbers arrive at the centre; without a centre they are counted as failed, and nothing else happens."""
     async with serving(centre) as address, running(tmp_path, address) as edge:
