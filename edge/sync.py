@@ -52,6 +52,7 @@ from proto.checker.v1 import filter_pb2 as pb
 from proto.checker.v1 import filter_pb2_grpc
 
 _REFUSALS = ("manifest", "key", "epoch", "download", "disk")
+_THERE = (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND)  # to a call for the manifest: nothing may be published yet
 _CLOCK_MS = 10_000  # senders whose clock differs by more: lag is told too high, or only by our own steady clock
 _AHEAD_BYTES = 1024 * 1024  # of a download: gRPC's own measure would fill memory whenever the disk is slow
 _LOG_BYTES = 4 * 1024 * 1024  # heartbeats add up: beyond this, and twice what is worth keeping, the log is begun anew
@@ -325,8 +326,8 @@ class Sync:
 
     async def _watch(self) -> None:
         if self._target() is None:
-            self._turned.clear()
-            await self._turned.wait()
+            await self._call_on()
+            return
         began_s = asyncio.get_running_loop().time()
         address = self._next_address()
         try:
@@ -345,6 +346,30 @@ class Sync:
         self._turned.clear()
         with contextlib.suppress(TimeoutError):  # what is new need not wait for the end of a pause
             async with asyncio.timeout(self._retry_s(self._watch_failures, failure)):
+                await self._turned.wait()
+
+    async def _call_on(self) -> None:
+        """Without a snapshot there is no stream and no heartbeat: hear whether the centre is there by asking for its
+        manifest now and then, whatever it says. Returns after a while, or when there is a snapshot."""
+        self._turned.clear()
+        address = self._next_address()
+        stub = filter_pb2_grpc.FilterServiceStub(self._centre.channel(address, "watch"))
+        code = grpc.StatusCode.OK
+        try:
+            await stub.GetManifest(pb.GetManifestRequest(), timeout=self._pace.silence)
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+        if self._turned.is_set():
+            return  # from now on heartbeats tell
+        if code in _THERE:
+            self.live.centre, self._watch_failures = pb.CENTRE_STATE_REACHABLE, 0
+            pause_s = self._pace.longest_retry * random.uniform(0.5, 1)  # noqa: S311 - spreads load
+        else:
+            self._lose_centre()
+            self._watch_failures += 1
+            pause_s = self._retry_s(self._watch_failures)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
                 await self._turned.wait()
 
     def _lose_centre(self) -> None:

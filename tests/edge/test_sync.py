@@ -249,6 +249,18 @@ async def test_a_full_centre_is_asked_again_when_it_said(centre: ScriptedCentre,
     assert times[2] - times[1] >= 0.29
 
 
+async def test_a_centre_whose_manifest_is_refused_is_there(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Without a snapshot nothing is heard of heartbeats: what the centre answers to a call for its manifest tells."""
+    centre.manifest = _forged
+    async with serving(centre) as address, running(tmp_path, address, wait_s=0.01) as edge:
+        for away, state in ((False, "REACHABLE"), (True, "UNREACHABLE"), (False, "REACHABLE")):
+            centre.away = away
+            wanted = pb.CentreState.Value(f"CENTRE_STATE_{state}")
+            await eventually(lambda: edge.live.centre == wanted)  # noqa: B023 - called in this round
+        assert "manifest" in edge.live.alarms
+        assert edge.epoch == 0
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -57,6 +57,7 @@ async def a_centre(
     admitted: Admitted | None = None,
     limits: Limits | None = None,
     settings: ServerSettings = QUICK,
+    listen: str = "127.0.0.1:0",
 ) -> AsyncIterator[Centre]:
     """A worker over an open index; `path`: of its filter file, built here if it is not there."""
     if not filter_file.stamp(path)[0]:
@@ -79,7 +80,7 @@ async def a_centre(
         settings,
         register,
         guard,
-        listen="127.0.0.1:0",
+        listen=listen,
         credentials=credentials,
         services=(CHECK_SERVICE, FILTER_SERVICE),
         on_drain=hub.sign_off,
