@@ -175,8 +175,9 @@ class EdgeClient(Lifetime):
         if live is None:
             self._refuse()
         now_ms = time_ns() // 1_000_000
+        fresh_until_ms = live.fresh_until_ms  # before the view: the event loop may find meanwhile that it is too old
         view = live.view
-        if now_ms >= live.fresh_until_ms:
+        if now_ms >= fresh_until_ms:
             view = view._replace(filter=EVERYTHING)
         asked = query(self._purchases, item)
         live.numbers.checks += 1
@@ -243,8 +244,9 @@ class EdgeClient(Lifetime):
         if live is None:
             self._refuse()
         now_ms = _now_ms()
+        fresh_until_ms = live.fresh_until_ms  # as in `decide`
         view = live.view
-        if now_ms >= live.fresh_until_ms:  # the event loop's own look is due, see `settle`
+        if now_ms >= fresh_until_ms:  # the event loop's own look is due, see `settle`
             view = view._replace(filter=EVERYTHING)
         return view, now_ms
 

@@ -41,7 +41,7 @@ class Numbers:
 
 
 class Live:
-    """See the module. Changed by one event loop; `view` may be read by any thread."""
+    """See the module. Changed by one event loop; any thread may read `fresh_until_ms`, then `view`, in this order."""
 
     def __init__(
         self,
@@ -85,11 +85,14 @@ class Live:
 
     def refresh(self) -> None:
         """Let the view say what the data's age allows."""
+        self._show(self.view)
+
+    def _show(self, view: View) -> None:
+        """Show this view, its filter as the data's age allows: in one assignment, for threads look at it meanwhile."""
         lag = self.lag_ms()
-        fresh = lag <= self.edge_limits.fresh_ms and not self.view.doubtful
+        fresh = lag <= self.edge_limits.fresh_ms and not view.doubtful
         wanted = self._overlaid if fresh and self._overlaid is not None else EVERYTHING
-        if wanted is not self.view.filter:
-            self.view = self.view._replace(filter=wanted)
+        self.view = view if wanted is view.filter else view._replace(filter=wanted)
         self.fresh_until_ms = self._clock_ms() + int(self.edge_limits.fresh_ms - lag) if fresh else 2**62
 
     def may_list(self, keys: Iterable[bytes]) -> bool:
@@ -128,15 +131,13 @@ class Live:
             self._synced_ms = -math.inf
             self._heard_s = -math.inf
             self._heard_here = False
-        overlaid = Overlaid(base, added)
-        self._overlaid = overlaid
+        self._overlaid = Overlaid(base, added)
         self._synced_ms = max(self._synced_ms, synced_ms)
         if not self._heard_here:
             self._heard_s = self._steady_s() - max(0.0, (self._clock_ms() - self._synced_ms) / 1000)
-        self.view = View(rulebook, key, overlaid, as_of, self.view.limits, doubtful=doubtful)
+        self._show(View(rulebook, key, EVERYTHING, as_of, self.view.limits, doubtful=doubtful))
         for told in self.on_reset:
             told()
-        self.refresh()
 
     def add(self, keys: Sequence[bytes]) -> None:
         """Keys that may be listed from now on."""
@@ -158,12 +159,9 @@ class Live:
         heard = self._steady_s() - beat.silence_ms / 1000
         self._heard_s = max(self._heard_s, heard) if self._heard_here else heard
         self._heard_here = True
-        if as_of != self.view.as_of:
-            self.view = self.view._replace(as_of=as_of)
-        self.refresh()
+        self._show(self.view if as_of == self.view.as_of else self.view._replace(as_of=as_of))
 
     def doubt(self, *, doubtful: bool) -> None:
         """Whether the rules here may be older than the centre's: then even what they leave free is asked."""
         if doubtful != self.view.doubtful:
-            self.view = self.view._replace(doubtful=doubtful)
-            self.refresh()
+            self._show(self.view._replace(doubtful=doubtful))

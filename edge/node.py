@@ -24,6 +24,7 @@ from checker import logs
 from checker.core.decision import Decision
 from checker.core.lookup import View
 from checker.errors import CheckerError, UsageError
+from checker.rpc import run_dir
 from checker.rpc.interceptors import Guard, Limits
 from checker.rpc.quota import Quota
 from checker.rpc.roles import Roles, load_roles
@@ -68,6 +69,7 @@ def work(context: WorkerContext) -> None:
     """A worker's whole life."""
     node: Node = context.payload
     logs.configure(node.settings.log_format, node.settings.log_level)
+    run_dir.hold(node.run_dir)
     uvloop.run(_work(context, node))
 
 

@@ -42,6 +42,7 @@ from checker.core.purchase import Flight
 from checker.errors import CheckerError, Overloaded, UsageError
 from checker.keys import EdgeKeys
 from edge import journal
+from edge.canary import Arrivals
 from edge.centre import Centre
 from edge.journal import Additions, Page
 from edge.live import Live, wall_clock_ms
@@ -51,6 +52,7 @@ from proto.checker.v1 import filter_pb2 as pb
 from proto.checker.v1 import filter_pb2_grpc
 
 _REFUSALS = ("manifest", "key", "epoch", "download", "disk")
+_THERE = (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND)  # to a call for the manifest: nothing may be published yet
 _CLOCK_MS = 10_000  # senders whose clock differs by more: lag is told too high, or only by our own steady clock
 _AHEAD_BYTES = 1024 * 1024  # of a download: gRPC's own measure would fill memory whenever the disk is slow
 _LOG_BYTES = 4 * 1024 * 1024  # heartbeats add up: beyond this, and twice what is worth keeping, the log is begun anew
@@ -60,7 +62,10 @@ _T = TypeVar("_T")
 
 class Pace(NamedTuple):
     """Times in seconds. `jitter`: within which edges that have a usable filter fetch a newer one, each at its own time.
-    `silence`: without a heartbeat, before the stream is taken for dead. `chunk`: for the next piece of a download."""
+    `silence`: without a heartbeat, before the stream is taken for dead. `chunk`: for the next piece of a download.
+    `spoilt`: before a snapshot that was fetched for nothing is fetched again, doubled each time up to `longest_spoilt`.
+    `canary`: between two proofs of the road; `arrival`: for additions, or the canary, while the feed advances.
+    """
 
     jitter: float = 30.0
     silence: float = 5.0
@@ -71,6 +76,9 @@ class Pace(NamedTuple):
     canary: float = 60.0
     call: float = 10.0
     chunk: float = 60.0
+    spoilt: float = 10.0
+    longest_spoilt: float = 900.0
+    arrival: float = 300.0
 
 
 class Synced(NamedTuple):
@@ -96,7 +104,15 @@ class _Displaced(SyncFailed):
 
 
 class _EpochGone(SyncFailed):
-    """The epoch being downloaded is no longer served."""
+    """The epoch being downloaded is no longer served, or not to its end."""
+
+
+class _Spoilt(NamedTuple):
+    """The snapshot that was last fetched for nothing, why, and the event-loop time before which it is left alone."""
+
+    manifest: bytes
+    error: CheckerError
+    until_s: float
 
 
 class _Held:
@@ -171,6 +187,9 @@ class Sync:
         self._fetch_at: float | None = None  # event-loop time; None: nothing newer is known of
         self._fetch_wanted = asyncio.Event()
         self._fetch_failures = 0
+        self._arrivals = Arrivals(self._pace.arrival)
+        self._spoils = 0  # downloads thrown away since one was put in place
+        self._spoilt: _Spoilt | None = None
         self._watch_failures = 0
         self._address = random.randrange(len(centre.addresses))  # noqa: S311 - spreads load
         self._log_due = True
@@ -307,8 +326,8 @@ class Sync:
 
     async def _watch(self) -> None:
         if self._target() is None:
-            self._turned.clear()
-            await self._turned.wait()
+            await self._call_on()
+            return
         began_s = asyncio.get_running_loop().time()
         address = self._next_address()
         try:
@@ -327,6 +346,30 @@ class Sync:
         self._turned.clear()
         with contextlib.suppress(TimeoutError):  # what is new need not wait for the end of a pause
             async with asyncio.timeout(self._retry_s(self._watch_failures, failure)):
+                await self._turned.wait()
+
+    async def _call_on(self) -> None:
+        """Without a snapshot there is no stream and no heartbeat: hear whether the centre is there by asking for its
+        manifest now and then, whatever it says. Returns after a while, or when there is a snapshot."""
+        self._turned.clear()
+        address = self._next_address()
+        stub = filter_pb2_grpc.FilterServiceStub(self._centre.channel(address, "watch"))
+        code = grpc.StatusCode.OK
+        try:
+            await stub.GetManifest(pb.GetManifestRequest(), timeout=self._pace.silence)
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+        if self._turned.is_set():
+            return  # from now on heartbeats tell
+        if code in _THERE:
+            self.live.centre, self._watch_failures = pb.CENTRE_STATE_REACHABLE, 0
+            pause_s = self._pace.longest_retry * random.uniform(0.5, 1)  # noqa: S311 - spreads load
+        else:
+            self._lose_centre()
+            self._watch_failures += 1
+            pause_s = self._retry_s(self._watch_failures)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
                 await self._turned.wait()
 
     def _lose_centre(self) -> None:
@@ -403,7 +446,9 @@ class Sync:
 
     def _add(self, target: _Held, added: Additions) -> None:
         target.take(added)
-        self.live.add(list(added.keys))  # while a candidate catches up, the filter in use learns the same keys
+        keys = list(added.keys)
+        self._arrivals.added(asyncio.get_running_loop().time(), canary=target.key.canary in keys)
+        self.live.add(keys)  # while a candidate catches up, the filter in use learns the same keys
         if target is self._held:
             self._log(added.raw)
             self._check_canary()
@@ -430,6 +475,14 @@ class Sync:
             self._use(target, beat.sent_ms - beat.silence_ms, continues=False)
         self.live.doubt(doubtful=target.doubtful())
         self.live.beat(beat, as_of(target.header, beat))
+        missing = self._arrivals.missing(beat.as_of.feed_sequence, asyncio.get_running_loop().time())
+        self._alarm(
+            "feed",
+            "the court's feed advances, but additions do not reach this edge, nor does the canary key that ends each "
+            "import: an import that broke off must be run again; otherwise find out where they are lost"
+            if missing
+            else "",
+        )
         self._newest = (beat.centre_id, beat.as_of.snapshot_epoch)
         if self._behind():
             self._want(self._pace.jitter)
@@ -505,16 +558,39 @@ class Sync:
             not_older(offer.manifest.centre_id, offer.manifest.epoch, in_use)
             if not self._is_news(offer.manifest, in_use) and not self.store.refused:
                 return False
+            self._leave_spoilt_alone(offer.manifest)
             download = await self._in_thread(self.store.begin, offer, in_use)
         try:
             await self._download(stub, address, download)
-        except _EpochGone:
-            _log.info("the epoch under way is no longer served: the newest is fetched")
+            snapshot = await self._in_thread(self.store.install, download, in_use)
+        except _EpochGone as error:
+            _log.info("%s: the newest is fetched", error)
             await self._in_thread(self.store.discard, download)
+            self._spoil(download.manifest, error)
             return True
-        snapshot = await self._in_thread(self.store.install, download, in_use)
+        except Refused as error:
+            self._spoil(download.manifest, error)
+            raise
+        self._spoils, self._spoilt = 0, None
         self._adopt(snapshot)
         return True
+
+    def _spoil(self, manifest: pb.Manifest, error: CheckerError) -> None:
+        """A download was thrown away: the same snapshot is not fetched again soon. The manifest is asked for as often
+        as ever, so another one is."""
+        self._spoils += 1
+        self._fetch_failures = self._spoils
+        longest = min(self._pace.longest_spoilt, self._pace.spoilt * 2 ** min(self._spoils - 1, 16))
+        until_s = asyncio.get_running_loop().time() + longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load
+        self._spoilt = _Spoilt(manifest.SerializeToString(deterministic=True), error, until_s)
+
+    def _leave_spoilt_alone(self, manifest: pb.Manifest) -> None:
+        """Raises what was wrong with this snapshot, for some time after it was found out."""
+        spoilt = self._spoilt
+        if spoilt is None or spoilt.until_s <= asyncio.get_running_loop().time():
+            return
+        if spoilt.manifest == manifest.SerializeToString(deterministic=True):
+            raise spoilt.error.with_traceback(None)
 
     @staticmethod
     def _is_news(manifest: pb.Manifest, in_use: Header | None) -> bool:
@@ -529,10 +605,13 @@ class Sync:
         manifest = download.manifest
         request = pb.GetSnapshotRequest(epoch=manifest.epoch, offset=download.offset, centre_id=manifest.centre_id)
         call = stub.GetSnapshot(request)
+        began = download.offset
         try:
             while download.offset < manifest.size:
                 async with asyncio.timeout(self._pace.chunk):
                     chunk = await call.read()
+                if chunk is grpc.aio.EOF and download.offset == began:
+                    raise _EpochGone(f"centre {address}: the snapshot is shorter than its manifest says")
                 if chunk is grpc.aio.EOF:
                     raise SyncFailed(f"centre {address}: the snapshot ended early")
                 assert isinstance(chunk, pb.SnapshotChunk)  # noqa: S101 - for the type checker
@@ -541,7 +620,7 @@ class Sync:
                 if chunk.offset != download.offset or not 0 < len(data) <= room:
                     raise SyncFailed(f"centre {address}: a piece of the snapshot does not belong where it came")
                 await self._in_thread(download.write, data)
-                self._fetch_failures = 0  # there is progress: no reason to wait longer and longer
+                self._fetch_failures = 0  # there is progress: no reason to wait longer and longer for the rest
         except TimeoutError:
             raise SyncFailed(f"centre {address}: the download stands still") from None
         except grpc.aio.AioRpcError as error:
@@ -592,6 +671,7 @@ class Sync:
             continues=continues,
         )
         self._held, self._candidate = held, None
+        self._arrivals.adopted(live.view.as_of.feed_sequence, asyncio.get_running_loop().time())
         self.swaps += 1
         self._log_due = True
         self._alarm(

@@ -2,8 +2,6 @@
 
 import argparse
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +45,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     """Check every setting and file, then serve; returns the exit code."""
     from checker import keys, logs, rulebooks
-    from checker.rpc import quota, workers
+    from checker.rpc import quota, run_dir, workers
     from checker.rpc.roles import Roles, load_roles
     from checker.rpc.tls import check_listen, server_credentials
     from checker.serving.node import Node, accompany, tls_files, work
@@ -90,9 +88,8 @@ def run(args: argparse.Namespace) -> int:
     memory = settings.index.startswith("memory:")
     if memory:
         _warn_of_memory()
-    run_dir = Path(tempfile.mkdtemp(prefix="run-", dir=settings.state))
-    try:
-        node = Node(settings, run_dir, fill_memory if memory else None)
+    with run_dir.made_in(settings.state) as folder:
+        node = Node(settings, folder, fill_memory if memory else None)
         quota.create(node.quota, roles)
         return workers.run(
             work,
@@ -106,8 +103,6 @@ def run(args: argparse.Namespace) -> int:
                 stop_seconds=(settings.drain_pause_ms + settings.drain_grace_ms) / 1000 + 10,
             ),
         )
-    finally:
-        shutil.rmtree(run_dir, ignore_errors=True)
 
 
 async def fill_memory(index: "ExactIndex", settings: Settings, keys: "KeyFile") -> None:

@@ -31,6 +31,7 @@ from checker.core.rules import Rulebook
 from checker.errors import IndexUnavailable
 from checker.index.base import ExactIndex, IndexKey
 from checker.index.urls import open_index
+from checker.rpc import run_dir
 from checker.rpc.interceptors import Guard, Limits
 from checker.rpc.live_filter import LiveFilter
 from checker.rpc.quota import Quota
@@ -83,6 +84,7 @@ def work(context: WorkerContext) -> None:
     """A worker's whole life."""
     node: Node = context.payload
     logs.configure(node.settings.log_format, node.settings.log_level)
+    run_dir.hold(node.run_dir)
     uvloop.run(_work(context, node))
 
 
@@ -268,6 +270,7 @@ def accompany(context: WorkerContext) -> None:
     """The companion's whole life: ready once a filter file is there."""
     node: Node = context.payload
     logs.configure(node.settings.log_format, node.settings.log_level)
+    run_dir.hold(node.run_dir)
     uvloop.run(_accompany(context, node))
 
 

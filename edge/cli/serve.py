@@ -2,10 +2,8 @@
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +45,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     """Check every setting and file, then serve; returns the exit code."""
     from checker import logs
-    from checker.rpc import quota, workers
+    from checker.rpc import quota, run_dir, workers
     from checker.rpc.roles import Roles, load_roles
     from checker.rpc.tls import check_listen, server_credentials
     from edge import node, totals
@@ -78,9 +76,8 @@ def run(args: argparse.Namespace) -> int:
     if fetch:
         _fetch_keys(settings)
 
-    run_dir = Path(tempfile.mkdtemp(prefix="run-", dir=settings.directory))
-    try:
-        shared = node.Node(settings, run_dir)
+    with run_dir.made_in(settings.directory) as folder:
+        shared = node.Node(settings, folder)
         quota.create(shared.quota, roles or Roles())
         totals.create(shared.totals, settings.workers)
         return workers.run(
@@ -93,8 +90,6 @@ def run(args: argparse.Namespace) -> int:
                 stop_seconds=(settings.drain_pause_ms + settings.drain_grace_ms) / 1000 + 10
             ),
         )
-    finally:
-        shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _make_directory(directory: Path) -> None:

@@ -185,6 +185,11 @@ class ScriptedCentre(filter_pb2_grpc.FilterServiceServicer):
         self.entries += listed
         self.wake()
 
+    def end_import(self) -> None:
+        """List the canary once more."""
+        self.entries.append(self.keys.digest_key.canary)
+        self.wake()
+
     def publish(self, *, keep: int = 2, late: int = 0) -> int:
         """An epoch of all that is acknowledged, but for the `late` last keys; the last `keep` are served."""
         self.epoch += 1

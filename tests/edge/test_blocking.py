@@ -12,18 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from checker.core import filter_builder
+from checker.core.freshness import AsOf
+from checker.core.lookup import NeedExact, View
 from edge import (
     Advice,
     AnsweredBy,
     BlockingEdgeClient,
     DocumentType,
+    EdgeClient,
     Flight,
     Item,
     Outcome,
     Train,
     UsageError,
 )
+from edge.live import Live
 from proto.checker.v1 import check_pb2 as pb
+from tests.builders import KEY, NOW, rulebook
+from tests.edge.scripted import a_key, edge_keys, now_ms
 from tests.paths import people
 from tests.paths.edges import PATIENT, EdgeStand, fixed_listen
 from tests.paths.stand import Checker
@@ -69,6 +76,42 @@ def test_it_answers_as_the_other_does(client: BlockingEdgeClient) -> None:
     assert client.check_request(people.flight(LISTED)).outcome == pb.OUTCOME_BARRED
     with pytest.raises(UsageError, match="train_code: is required"):
         client.check(Train(""), ID, CLEAR)
+
+
+class Ageing(Live):
+    """An edge whose event loop finds, just after a thread has read the view, that it is too old."""
+
+    read_by_thread = False
+
+    @property
+    def view(self) -> View:
+        """The view before that."""
+        view: View = self.__dict__["view"]
+        if self.read_by_thread:
+            self.read_by_thread = False
+            self._clock_ms = lambda: now_ms() + 3_600_000
+            self.refresh()
+        return view
+
+    @view.setter
+    def view(self, view: View) -> None:
+        self.__dict__["view"] = view
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_filter_found_too_old_while_a_thread_looks_clears_nobody(tmp_path: Path, *, many: bool) -> None:
+    """The thread was held up between reading the view and asking how long it holds."""
+    client = EdgeClient("127.0.0.1:1", tmp_path, edge_keys())
+    live = client._live = Ageing(KEY, rulebook())
+    base = filter_builder.build(b"".join(map(a_key, range(10))))
+    live.swap(base, [], AsOf(100, NOW, 0, 1), KEY, rulebook(), now_ms() - 59_000)
+    live.fresh_until_ms = now_ms()  # that time is over, and nobody has looked at it yet
+    live.read_by_thread = True
+    asked = Item(Flight(), ID, CLEAR)
+
+    (step,) = client.decide_many([asked]) if many else [client.decide(asked)]
+
+    assert isinstance(step, NeedExact)
 
 
 def test_a_miss_does_not_cross_to_the_event_loop(client: BlockingEdgeClient) -> None:

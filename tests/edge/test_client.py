@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from checker.errors import InvalidRequest
+from checker.keys import EdgeKeys
+from checker.lists.importer import import_feeds
 from edge import (
     Advice,
     Answer,
@@ -41,9 +43,13 @@ from edge import (
     cny,
 )
 from proto.checker.v1 import check_pb2 as pb
+from proto.checker.v1 import filter_pb2
+from tests.builders import KEY
 from tests.paths import people
 from tests.paths.edges import PATIENT, EdgeStand, fixed_listen, in_step
 from tests.paths.stand import Checker
+from tests.serving.centre import KEYS, a_centre
+from tests.serving.stand import a_shelf
 from tests.waiting import eventually
 
 ID = DocumentType.RESIDENT_ID
@@ -416,6 +422,31 @@ async def test_without_the_centre_and_back_again(stand: EdgeStand) -> None:
         assert (advice.decision_id, advice.outcome) == (hit.decision_id, Outcome.BARRED)
         await eventually(lambda: client.status().advice_waiting == 0)
         assert not (await client.check(Flight(), ID, LISTED)).may_sell
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_centre_that_has_published_nothing_is_there_all_the_same(stand: EdgeStand, tmp_path: Path) -> None:
+    """An edge without a snapshot hears no heartbeats. Its status says nevertheless whether the centre is there, and
+    what stayed UNKNOWN is asked again."""
+    listen, heard = fixed_listen(), list[Advice]()
+    shelf = await a_shelf()
+    await import_feeds(shelf, KEY, [stand.feed("unpublished.jsonl", people.add(1, "m-listed", LISTED))])
+    keys = EdgeKeys(KEY.key_id, {KEY.key_id: KEY}, KEYS.signing_key.public_key())
+
+    async with EdgeClient(listen, tmp_path / "edge", keys, settings=PATIENT) as client:
+        client.on_advice(heard.append)
+        hit = await client.check(Flight(), ID, LISTED)
+        assert (hit.outcome, hit.reason) == (Outcome.UNKNOWN, Reason.CENTRE_UNREACHABLE)
+        assert client.status().centre == filter_pb2.CENTRE_STATE_UNREACHABLE
+
+        async with a_centre(shelf, tmp_path / "filter", listen=listen):
+            await eventually(lambda: client.status().centre == filter_pb2.CENTRE_STATE_REACHABLE, 30)
+            await eventually(lambda: heard, 30)
+            assert (heard[0].decision_id, heard[0].outcome) == (hit.decision_id, Outcome.BARRED)
+            assert not (await client.check(Flight(), ID, LISTED)).may_sell
+            assert client.status().epoch == 0
+
+        await eventually(lambda: client.status().centre == filter_pb2.CENTRE_STATE_UNREACHABLE, 30)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -186,6 +186,35 @@ def test_doubt_about_the_rules_asks_about_everything(live: Live) -> None:
     assert live.view.filter is EVERYTHING
 
 
+class Shown(Live):
+    """An edge that remembers every view it showed: what a thread may have looked at."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "view":
+            self.__dict__.setdefault("shown", []).append(value)
+
+
+@pytest.mark.parametrize("doubtful", [False, True])
+@pytest.mark.parametrize("age_ms", [0, 60_001, 48 * 3_600_000])
+def test_no_view_is_ever_shown_whose_age_was_not_judged(clocks: Clocks, age_ms: int, *, doubtful: bool) -> None:
+    """A thread that looks in the middle of a swap sees the state before or the state after, and clears nobody by a
+    filter that is too old or by rules that are in doubt: neither at the first swap nor at another."""
+    live = Shown(KEY, rulebook(), clock_ms=lambda: clocks.wall_ms, steady_s=lambda: clocks.steady_s)
+    for _ in range(2):
+        live.__dict__["shown"].clear()
+        live.swap(BASE, [], AS_OF, KEY, rulebook(), NOW - age_ms, doubtful=doubtful, continues=False)
+        (view,) = live.__dict__["shown"]
+        assert (view.filter is EVERYTHING) is (doubtful or age_ms > 60_000)
+        live.beat(beat(NOW), AS_OF)
+        live.__dict__["shown"].clear()
+        for doubt in (True, False):
+            live.doubt(doubtful=doubt)
+            assert all(view.doubtful is doubt for view in live.__dict__["shown"])
+            assert all((view.filter is EVERYTHING) is doubt for view in live.__dict__["shown"])
+            live.__dict__["shown"].clear()
+
+
 def test_a_heartbeat_says_whether_the_centre_is_leaving(live: Live) -> None:
     """Signed off is another word than unreachable."""
     swap(live, NOW)

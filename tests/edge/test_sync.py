@@ -14,7 +14,7 @@ from checker.core.changes import Position
 from checker.core.decision import AnsweredBy, Outcome, Reason
 from checker.core.freshness import AsOf
 from checker.core.lookup import EVERYTHING
-from checker.errors import CheckerError, UsageError
+from checker.errors import CheckerError, Overloaded, UsageError
 from edge.centre import Centre
 from edge.live import Live
 from edge.question import Question, Verdict
@@ -27,7 +27,16 @@ from tests.edge.scripted import CHUNK, KEYS, ScriptedCentre, a_key, edge_keys, n
 from tests.waiting import eventually
 
 QUICK = Pace(
-    jitter=0.05, silence=5.0, first_retry=0.01, longest_retry=0.1, look=0.05, log_beat=0.05, canary=0.05, chunk=1.0
+    jitter=0.05,
+    silence=5.0,
+    first_retry=0.01,
+    longest_retry=0.1,
+    look=0.05,
+    log_beat=0.05,
+    canary=0.05,
+    chunk=1.0,
+    spoilt=0.02,
+    longest_spoilt=0.1,
 )
 
 IMPATIENT = QUICK._replace(silence=0.3)
@@ -240,6 +249,18 @@ async def test_a_full_centre_is_asked_again_when_it_said(centre: ScriptedCentre,
     assert times[2] - times[1] >= 0.29
 
 
+async def test_a_centre_whose_manifest_is_refused_is_there(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Without a snapshot nothing is heard of heartbeats: what the centre answers to a call for its manifest tells."""
+    centre.manifest = _forged
+    async with serving(centre) as address, running(tmp_path, address, wait_s=0.01) as edge:
+        for away, state in ((False, "REACHABLE"), (True, "UNREACHABLE"), (False, "REACHABLE")):
+            centre.away = away
+            wanted = pb.CentreState.Value(f"CENTRE_STATE_{state}")
+            await eventually(lambda: edge.live.centre == wanted)  # noqa: B023 - called in this round
+        assert "manifest" in edge.live.alarms
+        assert edge.epoch == 0
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -266,6 +287,83 @@ async def test_a_corrupt_download_leaves_the_old_one(
         centre.chunk = lambda chunk: chunk
         await eventually(lambda: edge.epoch == 2)
         await eventually(lambda: not edge.live.alarms)
+
+
+def _spoils(chunk: pb.SnapshotChunk) -> pb.SnapshotChunk:
+    return pb.SnapshotChunk(offset=chunk.offset, data=bytes(len(chunk.data)))
+
+
+async def test_a_snapshot_that_was_refused_is_left_alone_longer_each_time(
+    centre: ScriptedCentre, tmp_path: Path
+) -> None:
+    """Each download of all its bytes comes later than the one before it, whatever progress each of them made."""
+    centre.chunk = _spoils
+    times: list[float] = []
+    centre.between_chunks = lambda offset: None if offset else times.append(asyncio.get_running_loop().time())
+    pace = QUICK._replace(spoilt=0.1, longest_spoilt=60)
+    async with serving(centre) as address, running(tmp_path, address, pace=pace, wait_s=0.01) as edge:
+        await eventually(lambda: len(times) == 5, 60)
+        assert "download" in edge.live.alarms
+        assert centre.manifests >= len(times)
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(wait >= 0.5 * 0.1 * 2**place for place, wait in enumerate(waits))
+    assert [offset for _, offset in centre.downloads] == [0] * len(centre.downloads)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["its first", "a newer one"])
+async def test_a_refused_snapshot_does_not_hold_up_the_next(
+    centre: ScriptedCentre, tmp_path: Path, *, first: bool
+) -> None:
+    """The refused one is left alone for an hour, while its manifest is asked for again and again; the epoch published
+    after it is fetched at once, and the alarm ends."""
+    pace = QUICK._replace(spoilt=7200, longest_spoilt=7200)
+    async with serving(centre) as address:
+        if not first:
+            async with running(tmp_path, address, pace=pace) as edge:
+                await eventually(lambda: edge.fresh)
+        downloads = len(centre.downloads)
+        centre.chunk = _spoils
+        centre.publish()
+        async with running(tmp_path, address, pace=pace, wait_s=0.01) as edge:
+            await eventually(lambda: "download" in edge.live.alarms)
+            asked = centre.manifests
+            await eventually(lambda: centre.manifests > asked + 5)
+            assert len(centre.downloads) == downloads + 1
+            assert "download" in edge.live.alarms
+            centre.chunk = lambda chunk: chunk
+            centre.publish()
+            await eventually(lambda: edge.epoch == 3 and not edge.live.alarms)
+            assert len(centre.downloads) == downloads + 2
+
+
+async def test_an_epoch_that_is_named_but_not_there_is_left_alone(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Its manifest is served, its bytes are gone, or end before they should: it is not asked for in a hot loop."""
+    pace = QUICK._replace(spoilt=7200, longest_spoilt=7200)
+    for wrong in ({"epoch": 7}, {"size": 1_000_000}):
+        centre.manifest = _lying(**wrong)
+        downloads = len(centre.downloads)
+        async with serving(centre) as address, running(tmp_path / str(wrong), address, pace=pace, wait_s=0.01) as edge:
+            await eventually(lambda: len(centre.downloads) > downloads)  # noqa: B023 - called in this round
+            asked = centre.manifests
+            await eventually(lambda: centre.manifests > asked + 5)  # noqa: B023 - likewise
+            assert len(centre.downloads) <= downloads + 2  # whole, and what seems to be missing of it
+            centre.manifest = lambda response: response
+            await eventually(lambda: edge.fresh)
+
+
+async def test_pauses_grow_and_are_spread(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """A thousand edges that failed at one moment come back all over a time that doubles, up to the longest."""
+    edge = Edge(tmp_path, "127.0.0.1:1", pace=Pace(first_retry=0.05, longest_retry=10))
+    for failures, longest in ((1, 0.1), (2, 0.2), (5, 1.6), (8, 10), (5000, 10)):
+        waits = sorted(edge.sync._retry_s(failures) for _ in range(1000))
+        assert waits[-1] <= longest
+        for place in range(10):  # about a tenth of them in each tenth of the time
+            low, high = longest * place / 10, longest * (place + 1) / 10
+            assert 40 < sum(low <= wait < high for wait in waits) < 250
+    told = [edge.sync._retry_s(1, Overloaded("full", 4.0)) for _ in range(1000)]
+    assert min(told) >= 4
+    assert max(told) - min(told) > 1
+    await edge.stop()
 
 
 def _forged(response: pb.GetManifestResponse) -> pb.GetManifestResponse:
@@ -828,6 +926,33 @@ async def test_the_canary_proves_the_road(centre: ScriptedCentre, tmp_path: Path
         await eventually(lambda: edge.sync.canary_ms > 0)
         assert not edge.live.alarms
         assert asked[0].key == KEYS.digest_key.canary
+
+
+async def test_additions_that_do_not_arrive_are_an_alarm(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """The feed advances and nothing is journalled: heartbeats go on, the lag is small, and yet the operator is told,
+    until the canary comes or another snapshot is there."""
+    pace = QUICK._replace(arrival=0.1)
+    async with serving(centre) as address, running(tmp_path, address, pace=pace) as edge:
+        await eventually(lambda: edge.fresh)
+        await asyncio.sleep(pace.arrival)  # what the feed tells just after the start may be in the snapshot
+
+        async def lose_an_import() -> None:
+            centre.acknowledged.append(a_key(999))
+            await eventually(lambda: "feed" in edge.live.alarms)
+            assert edge.fresh
+            assert not {"canary", "canary in filter"} & set(edge.live.alarms)
+            assert "must be run again" in Reporter(edge.sync, edge.centre).status().alarms[0]
+
+        await lose_an_import()
+        centre.end_import()
+        await eventually(lambda: not edge.live.alarms)
+        await asyncio.sleep(pace.arrival)
+        await lose_an_import()
+        centre.add(a_key(2000))
+        await eventually(lambda: edge.holds(2000) and edge.live.view.as_of.feed_sequence == 103)
+        assert "feed" in edge.live.alarms
+        centre.publish()
+        await eventually(lambda: edge.epoch == 2 and not edge.live.alarms)
 
 
 async def test_an_edge_reports_how_it_is_doing(centre: ScriptedCentre, tmp_path: Path) -> None:

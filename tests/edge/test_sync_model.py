@@ -22,7 +22,16 @@ from tests.edge.test_sync import Edge
 from tests.waiting import eventually
 
 PACE = Pace(
-    jitter=0.02, silence=0.2, first_retry=0.005, longest_retry=0.03, look=0.02, log_beat=0.02, canary=60, chunk=0.3
+    jitter=0.02,
+    silence=0.2,
+    first_retry=0.005,
+    longest_retry=0.03,
+    look=0.02,
+    log_beat=0.02,
+    canary=60,
+    chunk=0.3,
+    spoilt=0.02,
+    longest_spoilt=0.1,
 )
 STEPS = (
     "add",

@@ -601,6 +601,26 @@ async def test_each_import_ends_with_the_canary(index: MemoryIndex, tmp_path: Pa
     assert await index.lifted() == 0
 
 
+async def test_the_canary_is_told_before_the_last_line_is_acknowledged(
+    index: MemoryIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows the journal and hears that the feed is known up to that line has had the canary; a long import
+    acknowledges before, but after additions. By this order edges notice additions that are lost."""
+    seen: dict[str, tuple[bool, int]] = {}
+
+    def look(name: str) -> None:
+        store = index._store
+        seen[name] = store.journal.get(store.journal_end) == (KEY.canary,), store.head.feed_sequence
+
+    monkeypatch.setattr("checker.faults.point", look)
+    lines = [*(add(number, f"M{number}", number) for number in range(1, 7)), remove(7, "M1"), heartbeat(8)]
+    await run(index, tmp_path, write(tmp_path / "f", lines), canary=True)
+
+    assert seen["importer.batch-acknowledged"] == (False, 6)
+    assert seen["importer.canary-applied"] == (True, 6)
+    assert seen["importer.head-advanced"] == (True, 8)
+
+
 async def test_the_canary_is_not_sent_before_anything_is_acknowledged(index: MemoryIndex, tmp_path: Path) -> None:
     """A feed of nothing usable leaves no sign of an import; behind a gap the canary stays at the head."""
     await run(index, tmp_path, write(tmp_path / "0", []), canary=True)

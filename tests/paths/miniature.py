@@ -48,7 +48,16 @@ from proto.checker.v1 import check_pb2_grpc, filter_pb2_grpc
 from tests.paths.proxy import Proxy
 
 PACE = sync.Pace(
-    jitter=0.02, silence=0.4, first_retry=0.005, longest_retry=0.03, look=0.03, log_beat=0.02, canary=3600, chunk=0.5
+    jitter=0.02,
+    silence=0.4,
+    first_retry=0.005,
+    longest_retry=0.03,
+    look=0.03,
+    log_beat=0.02,
+    canary=3600,
+    chunk=0.5,
+    spoilt=0.02,
+    longest_spoilt=0.1,
 )
 _SETTINGS = EdgeSettings(centre_timeout_ms=5000)  # how fast is not the claim here
 _ERROR_RATE = 1e-3

@@ -57,6 +57,7 @@ async def a_centre(
     admitted: Admitted | None = None,
     limits: Limits | None = None,
     settings: ServerSettings = QUICK,
+    listen: str = "127.0.0.1:0",
 ) -> AsyncIterator[Centre]:
     """A worker over an open index; `path`: of its filter file, built here if it is not there."""
     if not filter_file.stamp(path)[0]:
@@ -79,7 +80,7 @@ async def a_centre(
         settings,
         register,
         guard,
-        listen="127.0.0.1:0",
+        listen=listen,
         credentials=credentials,
         services=(CHECK_SERVICE, FILTER_SERVICE),
         on_drain=hub.sign_off,
@@ -178,13 +179,13 @@ def heartbeat_of(message: pb.Heartbeat) -> Heartbeat:
     )
 
 
-async def publish(index: ExactIndex, epoch: int, size: int) -> tuple[Publication, bytes]:
+async def publish(index: ExactIndex, epoch: int, size: int, rulebook: bytes = b"rulebook") -> tuple[Publication, bytes]:
     """An epoch of `size` bytes of no meaning."""
     centre_id = await index.publications.centre_id()
     block = hashlib.blake2b(epoch.to_bytes(8, "big")).digest()
     snapshot = (block * (size // len(block) + 1))[:size]
     manifest = pb.Manifest(epoch=epoch, centre_id=centre_id, size=size, position=message_of(await index.journal_end()))
-    published = Publication(epoch, centre_id, manifest.SerializeToString(), b"s" * 64, b"rulebook", 0)
+    published = Publication(epoch, centre_id, manifest.SerializeToString(), b"s" * 64, rulebook, 0)
     chunks = [snapshot[at : at + CHUNK_BYTES] for at in range(0, size, CHUNK_BYTES)]
     assert await index.publications.publish(published, chunks)
     return published, snapshot

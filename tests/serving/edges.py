@@ -23,6 +23,9 @@ from proto.checker.v1 import filter_pb2 as pb
 from proto.checker.v1 import filter_pb2_grpc
 
 T = TypeVar("T")
+AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
+SILENCE_S = 5.0
+"""How long an edge waits for the manifest, and then tries another stream."""
 
 
 def retry_s(error: grpc.aio.AioRpcError) -> float:
@@ -37,7 +40,7 @@ def retry_s(error: grpc.aio.AioRpcError) -> float:
 
 
 class Edges:
-    """`job`: address, edges, journal_id (hex), keys (behind), downloads (how many), epoch, sha256."""
+    """`job`: address, edges, journal_id (hex), keys (behind), downloads (how many), epoch, sha256, manifest_bytes."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
@@ -45,6 +48,7 @@ class Edges:
         self._stubs: list[Any] = [filter_pb2_grpc.FilterServiceStub(channel) for channel in channels]
         self.refused = 0
         self.again = 0
+        self.manifests = 0
 
     async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Until it is served."""
@@ -55,23 +59,33 @@ class Edges:
                 if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                     self.refused += 1
                     await asyncio.sleep(retry_s(error) / 10)
-                elif error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+                elif error.code() in AGAIN:
                     self.again += 1
                     await asyncio.sleep(random.uniform(0.05, 0.5))
                 else:
                     raise
 
     async def serve(self, number: int) -> Any:
-        """One edge is served: catches up, hears a heartbeat, and perhaps downloads. Returns its stream."""
+        """One edge is served: hears from a stream, asks what is published before it believes it, catches up to a
+        heartbeat, and perhaps downloads. Returns its stream."""
         stub, job = self._stubs[number % len(self._stubs)], self._job
         position = pb.Position(journal_id=bytes.fromhex(job["journal_id"]), entry=0)
 
         async def watch() -> Any:
             call = stub.WatchChanges(pb.WatchChangesRequest(position=position))
-            keys = 0
-            while not (message := await call.read()).HasField("heartbeat"):
-                keys += len(message.additions.keys)
-            assert keys == job["keys"]
+            try:
+                message = await call.read()
+                published = await stub.GetManifest(pb.GetManifestRequest(), timeout=SILENCE_S)
+                assert published.ByteSize() >= job["manifest_bytes"]
+                self.manifests += 1
+                keys = 0
+                while not message.HasField("heartbeat"):
+                    keys += len(message.additions.keys)
+                    message = await call.read()
+                assert keys == job["keys"]
+            except BaseException:
+                call.cancel()
+                raise
             return call
 
         async def download() -> None:
@@ -108,7 +122,7 @@ async def main(job: dict[str, Any]) -> None:
     edges = Edges(job)
     start = time.perf_counter()
     calls = await asyncio.gather(*(edges.serve(number) for number in range(job["edges"])))
-    tell(seconds=time.perf_counter() - start, refused=edges.refused, again=edges.again)
+    tell(seconds=time.perf_counter() - start, refused=edges.refused, again=edges.again, manifests=edges.manifests)
     while asked := await asyncio.to_thread(sys.stdin.readline):
         if asked == "addition\n":
             await asyncio.gather(*(addition(call) for call in calls))

@@ -18,6 +18,7 @@ from checker.index.base import CHUNK_BYTES, ExactIndex, Head, IndexKey
 from checker.index.urls import open_index
 from checker.rpc.client import open_channel
 from proto.checker.v1 import check_pb2, check_pb2_grpc
+from tests.builders import rulebook
 from tests.cli.console import SCRIPT, environment
 from tests.index.builders import an_addition
 from tests.index.servers import Server, free_port
@@ -95,8 +96,8 @@ async def tell(process: asyncio.subprocess.Process, line: str) -> Any:
 
 
 async def test_a_thousand_edges_at_once_do_not_disturb_the_checks(tmp_path: Path) -> None:
-    """Every check is answered while 1 200 edges come at once, watch and download; each of them is served in the end,
-    and a watcher costs some kilobytes that do not grow. When the service stops, each is told so."""
+    """Every check is answered while 1 200 edges come at once, watch, ask what is published and download; each is served
+    in the end, and a watcher costs some kilobytes that do not grow. When the service stops, each is told so."""
     store, keys = Server(), key_files.new(Algorithm.BLAKE2B_128, "k-many")
     key_files.save(tmp_path / "key.json", keys)
     ready, port = tmp_path / "ready.json", free_port()
@@ -114,7 +115,7 @@ async def test_a_thousand_edges_at_once_do_not_disturb_the_checks(tmp_path: Path
         while (published := await index.publications.latest()) is None:  # noqa: ASYNC110 - another process makes it
             await asyncio.sleep(0.05)
         epoch = published.epoch + 1
-        _, snapshot = await publish(index, epoch, 16 * CHUNK_BYTES)
+        _, snapshot = await publish(index, epoch, 16 * CHUNK_BYTES, rulebook().source)
         checks = Checks(served["address"])
         figures = [f"alone {await checks.figures()}"]
         before = memory(served["pid"])
@@ -126,6 +127,7 @@ async def test_a_thousand_edges_at_once_do_not_disturb_the_checks(tmp_path: Path
             "downloads": 100,
             "epoch": epoch,
             "sha256": hashlib.sha256(snapshot).hexdigest(),
+            "manifest_bytes": len(rulebook().source),
         }
         edges = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.serving.edges", json.dumps(job)), stdin=PIPE, stdout=PIPE
@@ -133,6 +135,7 @@ async def test_a_thousand_edges_at_once_do_not_disturb_the_checks(tmp_path: Path
         came = await tell(edges, "")
         figures.append(f"as they come {await checks.figures()}")
         assert came["refused"] > 0
+        assert came["manifests"] >= EDGES
         await eventually(lambda: metric(port, "checker_edges_watching") == EDGES)
         await eventually(lambda: metric(port, "checker_edges_refused_total") == came["refused"])
         each = (memory(served["pid"]) - before) / EDGES
@@ -155,7 +158,8 @@ async def test_a_thousand_edges_at_once_do_not_disturb_the_checks(tmp_path: Path
         await index.close()
         store.close()
     print(  # noqa: T201 - figures
-        f"\n{EDGES} edges served in {came['seconds']:.1f} s; {came['refused']} refusals, {came['again']} retries\n"
+        f"\n{EDGES} edges served in {came['seconds']:.1f} s; {came['refused']} refusals, {came['again']} retries, "
+        f"{came['manifests']} manifests\n"
         f"{each:.0f} B per watcher, {later:.0f} B ten additions later; an addition reaches all in "
         f"{sorted(spread)[5] * 1000:.0f} ms (median of ten in a row)\nchecks: {'; '.join(figures)}"
     )
