@@ -61,7 +61,7 @@ def listener(address: str) -> str | None:
 
 def metrics_listener(address: str) -> str | None:
     """The form of an address for the metrics page; empty: none."""
-    return None if not address or is_host_port(address, any_host=True) else "write HOST:PORT"
+    return None if not address or is_host_port(address, any_host=True) else "must be HOST:PORT"
 
 
 # --- flags ---------------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_all_problems_are_said_at_once_each_with_its_source(tmp_path: Path) -> N
         ("index", ["redis://h:x", "rediss://u:p@h:99999/0", "redis+cluster://a:1,b:x"], "must name its servers as"),
         ("listen", ["nonsense", ":1", "h:", "h:x", "h:65536", "h:²", "h:" + "1" * 5000], "write HOST:PORT"),
         ("listen", ["unix:", "unix:/" + "x" * 107], "write unix:PATH with a path of 1 to 107 bytes"),
-        ("metrics_listen", ["nonsense", "9100", "h:x", "h:65536"], "write HOST:PORT"),
+        ("metrics_listen", ["nonsense", "9100", "h:x", "h:65536"], "must be HOST:PORT"),
     ],
 )
 def test_a_wrong_value_is_one_problem(name: str, values: list[Any], says: str) -> None:
@@ -270,7 +270,7 @@ def test_serve_lists_what_is_wrong_with_settings_and_with_the_files_they_name(tm
         "checker: --index: must be embedded:DIR, redis://HOST:PORT/DB, rediss://..., redis+unix:PATH, "
         "redis+cluster://HOST:PORT,... or memory:",
         "checker: --listen: write HOST:PORT (port 0 = any free one) or unix:PATH",
-        "checker: --metrics-listen: write HOST:PORT",
+        "checker: --metrics-listen: must be HOST:PORT",
         "checker: --state-dir /dev/null/x: Not a directory",
         "checker: --workers: must be from 1 to 256",
         "checker: TLS certificate x.pem: cannot be read: No such file or directory",
