@@ -10,6 +10,7 @@ its default. All problems are listed at once. There is no secret among settings:
 
 import argparse
 import os
+import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, fields
@@ -228,6 +229,31 @@ def _is_path(value: Any) -> bool:
 
 
 # --- what services have in common ----------------------------------------------------------------------------------
+
+
+def make_directory(directory: Path, flag: str) -> None:
+    """Make a service's directory, for this user only. Raises UsageError if nothing can be written there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise UsageError(f"{flag} {directory}: cannot be written to: {error.strerror}") from None
+
+
+def require_readable(path: Path, flag: str) -> None:
+    """Raises UsageError if a file that a setting names cannot be read."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UsageError(f"{flag} {path}: cannot be read: {error.strerror}") from None
+
+
+def require_ready_file(path: Path) -> None:
+    """Raises UsageError if the ready file could not be made."""
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UsageError(f"--ready-file {path}: cannot be made: {error.strerror}") from None
 
 
 def tls_problems(settings: Any, wrong: Set[str]) -> list[str]:

@@ -257,6 +257,7 @@ EVERY_FAULT = (
     *("--workers", "0", "--index", "foo://:s3cret@x", "--listen", "nonsense", "--metrics-listen", "nonsense"),
     *("--roles", "missing.toml", "--tls-cert", "x.pem", "--tls-key", "y.pem", "--rulebook", "missing.toml"),
     *("--key-file", "none.json", "--state-dir", "/dev/null/x", "--feed", "feed.jsonl"),
+    *("--ready-file", "missing/ready.json"),
 )
 
 
@@ -266,12 +267,13 @@ def test_serve_lists_what_is_wrong_with_settings_and_with_the_files_they_name(tm
 
     assert ran.code == 2
     assert sorted(ran.err.splitlines()) == [
-        "checker: --feed feed.jsonl: No such file or directory",
+        "checker: --feed feed.jsonl: cannot be read: No such file or directory",
         "checker: --index: must be embedded:DIR, redis://HOST:PORT/DB, rediss://..., redis+unix:PATH, "
         "redis+cluster://HOST:PORT,... or memory:",
         "checker: --listen: write HOST:PORT (port 0 = any free one) or unix:PATH",
         "checker: --metrics-listen: must be HOST:PORT",
-        "checker: --state-dir /dev/null/x: Not a directory",
+        "checker: --ready-file missing/ready.json: cannot be made: No such file or directory",
+        "checker: --state-dir /dev/null/x: cannot be written to: Not a directory",
         "checker: --workers: must be from 1 to 256",
         "checker: TLS certificate x.pem: cannot be read: No such file or directory",
         "checker: key file none.json does not exist: make one with `checker keys new --key-file none.json`",
@@ -285,10 +287,12 @@ def test_serve_lists_what_is_wrong_with_settings_and_with_the_files_they_name(tm
     ("flags", "says"),
     [
         (("--listen", "0.0.0.0:0"), "--listen 0.0.0.0:0: others can reach it"),
-        (("--feed", "missing"), "--feed missing: No such file"),
+        (("--feed", "missing"), "--feed missing: cannot be read: No such file"),
         (("--roles", "missing"), "roles file missing: cannot be read"),
         (("--rulebook", "missing"), "rulebook missing: No such file"),
-        (("--state-dir", "/dev/null/x"), "--state-dir /dev/null/x: Not a directory"),
+        (("--ready-file", "/dev/null/x"), "--ready-file /dev/null/x: cannot be made: Not a directory"),
+        (("--state-dir", "/proc"), "--state-dir /proc: cannot be written to"),
+        (("--state-dir", "/dev/null/x"), "--state-dir /dev/null/x: cannot be written to: Not a directory"),
     ],
 )
 def test_a_file_is_checked_beside_a_wrong_setting(flags: tuple[str, str], says: str, tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from checker.config import PREFIX, Settings
 from checker.config import find as find_settings
-from checker.errors import UsageError
-from checker.settings import add_flags, given
+from checker.settings import add_flags, given, make_directory, require_readable, require_ready_file
 
 if TYPE_CHECKING:
     from checker.index.base import ExactIndex
@@ -60,10 +59,12 @@ def run(args: argparse.Namespace) -> int:
     roles = check_listener(found, tls_files(settings))
     found.attempt(lambda: rulebooks.load(settings.rulebook), "rulebook")
     for feed in settings.feed:
-        found.attempt(partial(_require_feed, feed))
+        found.attempt(partial(require_readable, feed, "--feed"))
+    if settings.ready_file is not None:
+        found.attempt(partial(require_ready_file, settings.ready_file))
     state = {"state_dir"} if settings.state_dir is not None else {"state_dir", "index"}
     if settings.index or settings.state_dir is not None:  # else nobody said where
-        found.attempt(lambda: make_state_dir(settings.state), *state)
+        found.attempt(lambda: make_directory(settings.state, "--state-dir"), *state)
     if settings.index or settings.key_file is not None:
         local = settings.index.startswith(("embedded:", "memory:"))
         found.attempt(
@@ -106,21 +107,6 @@ async def fill_memory(index: "ExactIndex", settings: Settings, keys: "KeyFile") 
         summary = await import_feeds(index, keys.digest_key, settings.feed, options)
         found = {"lines": summary.lines, "keys": summary.keys, "rejected": summary.rejected.total()}
         logging.getLogger("checker.serve").info("feed imported into memory", extra=found)
-
-
-def make_state_dir(state: Path) -> None:
-    """Make the state directory, for this user only. Raises UsageError."""
-    try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise UsageError(f"--state-dir {state}: {error.strerror}") from None
-
-
-def _require_feed(feed: Path) -> None:
-    try:
-        feed.open("rb").close()
-    except OSError as error:
-        raise UsageError(f"--feed {feed}: {error.strerror}") from None
 
 
 def _warn_of_memory() -> None:

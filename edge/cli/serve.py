@@ -9,8 +9,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from checker.errors import CheckerError, UsageError
-from checker.settings import add_flags, given
+from checker.errors import CheckerError
+from checker.settings import add_flags, given, make_directory, require_readable, require_ready_file
 from edge.config import PREFIX, Settings, find
 
 _EPILOG = """\
@@ -59,9 +59,12 @@ def run(args: argparse.Namespace) -> int:
 
     roles = check_listener(found, settings.tls)
     if settings.centre or settings.data is not None:  # else nobody said where
-        found.attempt(lambda: _make_directory(settings.directory), "data")
+        found.attempt(lambda: make_directory(settings.directory, "--data"), "data")
+    if settings.ready_file is not None:
+        found.attempt(partial(require_ready_file, settings.ready_file))
     for name in ("centre_ca", "centre_cert", "centre_key"):
-        found.attempt(partial(_require_readable, f"--{name.replace('_', '-')}", getattr(settings, name)))
+        if (file := getattr(settings, name)) is not None:
+            found.attempt(partial(require_readable, file, f"--{name.replace('_', '-')}"))
     key_file = "key_file" if settings.key_file is not None else "data"
     fetch = None
     if os.path.exists(settings.keys):
@@ -92,21 +95,6 @@ def run(args: argparse.Namespace) -> int:
         )
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise UsageError(f"--data {directory}: {error.strerror}") from None
-
-
-def _require_readable(flag: str, path: Path | None) -> None:
-    try:
-        if path is not None:
-            path.open("rb").close()
-    except OSError as error:
-        raise UsageError(f"{flag} {path}: cannot be read: {error.strerror}") from None
 
 
 def _fetch_keys(settings: Settings) -> None:

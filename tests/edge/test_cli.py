@@ -137,6 +137,7 @@ def test_serve_lists_what_is_wrong_with_settings_and_with_the_files_they_name(tm
     flags = [word for flag, name in files.items() for word in (flag, tmp_path / name)]
     ran = run(
         *("serve", "--workers", "0", "--centre", "nonsense", "--listen", "nonsense", "--data", "/dev/null/x"),
+        *("--ready-file", "/dev/null/x"),
         *("--key-file", key, *flags),
     )
 
@@ -144,8 +145,9 @@ def test_serve_lists_what_is_wrong_with_settings_and_with_the_files_they_name(tm
     assert sorted(ran.err.splitlines()) == [
         f"edge: --centre-ca {tmp_path}/ca.pem: cannot be read: No such file or directory",
         "edge: --centre: 'nonsense' is no address: write HOST:PORT,HOST:PORT,...",
-        "edge: --data /dev/null/x: Not a directory",
+        "edge: --data /dev/null/x: cannot be written to: Not a directory",
         "edge: --listen: write HOST:PORT (port 0 = any free one) or unix:PATH",
+        "edge: --ready-file /dev/null/x: cannot be made: Not a directory",
         "edge: --workers: must be from 1 to 256",
         f"edge: TLS certificate {tmp_path}/x.pem: cannot be read: No such file or directory",
         f"edge: key file {key} is not JSON: restore it from your copy; it cannot be made again",
