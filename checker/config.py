@@ -3,20 +3,51 @@
 `checker.settings` says where a setting comes from: its flag, its `CHECKER_*` variable, the file of --config.
 """
 
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from checker.core.freshness import HOUR_MS, MINUTE_MS, Limits
-from checker.settings import at_least, from_to, one_of, setting, tls_problems
-from checker.settings import load as load_settings
+from checker.settings import (
+    Found,
+    at_least,
+    from_to,
+    is_host_port,
+    listener,
+    metrics_listener,
+    one_of,
+    setting,
+    tls_problems,
+)
+from checker.settings import find as find_settings
 
 PREFIX = "CHECKER_"
 
 
 def _share(value: float) -> str | None:
     return None if 1e-7 <= value <= 0.1 else "must be from 0.0000001 to 0.1"
+
+
+def _index(url: str) -> str | None:
+    """The form of an index URL; never quotes it, for it may hold a password. `checker.index.urls` opens it."""
+    scheme, _, rest = url.partition(":")
+    if not url or url == "memory:":
+        return None
+    if not rest.strip("/") or scheme not in _SCHEMES:
+        return (
+            "must be embedded:DIR, redis://HOST:PORT/DB, rediss://..., redis+unix:PATH, "
+            "redis+cluster://HOST:PORT,... or memory:"
+        )
+    if scheme in ("embedded", "redis+unix"):
+        return None
+    hosts = re.split("[/?#]", rest.lstrip("/"), maxsplit=1)[0].rpartition("@")[2].split(",")
+    named = [host for host in hosts if re.search(r":[^\]]*$", host)]  # [::1] names no port
+    return None if all(map(is_host_port, named)) else "must name its servers as HOST:PORT"
+
+
+_SCHEMES = ("embedded", "redis", "rediss", "redis+unix", "redis+cluster", "rediss+cluster")
 
 
 @dataclass(frozen=True)
@@ -26,9 +57,10 @@ class Settings:
     index: str = setting(
         "",
         "exact index: embedded:DIR, redis://HOST:PORT/DB, rediss://..., redis+cluster://HOST:PORT,..., or memory:",
+        _index,
         metavar="URL",
     )
-    listen: str = setting("127.0.0.1:50051", "HOST:PORT (port 0: any free one) or unix:PATH", metavar="ADDR")
+    listen: str = setting("127.0.0.1:50051", "HOST:PORT (port 0: any free one) or unix:PATH", listener, metavar="ADDR")
     workers: int = setting(1, "processes on the one port; unix: and memory: mean one", from_to(1, 256))
     key_file: Path | None = setting(
         None, "digest, signing and evidence keys (default: key.json in the state directory)"
@@ -50,7 +82,7 @@ class Settings:
     log_level: str = setting(
         "info", "debug, info, warning or error", one_of("debug", "info", "warning", "error"), metavar="LEVEL"
     )
-    metrics_listen: str = setting("", "HOST:PORT for Prometheus metrics; empty: none", metavar="ADDR")
+    metrics_listen: str = setting("", "HOST:PORT for Prometheus metrics; empty: none", metrics_listener, metavar="ADDR")
     index_timeout_ms: int = setting(20, "time the exact index has to answer a hit", at_least(1))
     min_budget_ms: int = setting(5, "calls with less of their deadline left are refused at once", at_least(0))
     max_in_flight: int = setting(4096, "items in flight per worker; more are refused at once", at_least(1))
@@ -99,7 +131,12 @@ def default_state_dir(index: str) -> Path:
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Settings:
     """Settings from flags (None = not given), environment and TOML file. Raises UsageError with every problem."""
-    return load_settings(
+    return find(flags, environ, config).require()
+
+
+def find(flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Found[Settings]:
+    """The same, with the problems still to be raised, so that those of the files they name can join them."""
+    return find_settings(
         Settings,
         flags,
         environ,
@@ -112,18 +149,19 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | No
 
 
 def _together(chosen: Settings, wrong: Set[str]) -> list[str]:
-    """What can only be seen with all settings side by side; `wrong`: given, but already complained of."""
+    """What can only be seen with all settings side by side; `wrong`: not known, complained of already."""
     problems = []
     memory = chosen.index.startswith("memory:")
     if not chosen.index and "index" not in wrong:
         problems.append("--index: is required, such as embedded:./index or redis://127.0.0.1:6379/0")
     if memory and chosen.workers > 1:
         problems.append("--workers: memory: lives in one process; use --workers 1 or another index")
-    if chosen.feed and not memory:
+    if chosen.feed and not memory and "index" not in wrong:
         problems.append("--feed: is for memory: only; use `checker import` for this index")
     if chosen.listen.startswith("unix:") and chosen.workers > 1:
         problems.append("--workers: a Unix socket cannot be shared by workers; use --workers 1 or HOST:PORT")
     problems += tls_problems(chosen, wrong)
-    if chosen.feed_warn_minutes >= chosen.feed_stop_hours * 60:
+    limits_known = wrong.isdisjoint({"feed_warn_minutes", "feed_stop_hours"})
+    if limits_known and chosen.feed_warn_minutes >= chosen.feed_stop_hours * 60:
         problems.append("--feed-warn-minutes: must be less than --feed-stop-hours")
     return problems

@@ -10,17 +10,19 @@ its default. All problems are listed at once. There is no secret among settings:
 
 import argparse
 import os
+import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from checker.errors import UsageError
 
 Check = Callable[[Any], str | None]
 """What is wrong with a value of the right type; None: nothing."""
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def setting(default: Any, text: str, check: Check | None = None, *, metavar: str = "") -> Any:
@@ -41,6 +43,26 @@ def from_to(least: float, most: float) -> Check:
 def one_of(*words: str) -> Check:
     """One of a few words."""
     return lambda value: None if value in words else f"must be one of {', '.join(words)}"
+
+
+def is_host_port(address: str, *, any_host: bool = False) -> bool:
+    """Whether an address has the form HOST:PORT. `any_host`: HOST may be left out."""
+    host, colon, port = address.rpartition(":")
+    decimal = port.isascii() and port.isdigit() and len(port) <= 5
+    return bool(colon) and bool(host or any_host) and decimal and int(port) <= 65_535
+
+
+def listener(address: str) -> str | None:
+    """The form of an address to listen at."""
+    if address.startswith("unix:"):
+        path = len(address.encode("utf-8", "surrogateescape")) - len("unix:")
+        return None if 1 <= path <= 107 and "\0" not in address else "write unix:PATH with a path of 1 to 107 bytes"
+    return None if is_host_port(address) else "write HOST:PORT (port 0 = any free one) or unix:PATH"
+
+
+def metrics_listener(address: str) -> str | None:
+    """The form of an address for the metrics page; empty: none."""
+    return None if not address or is_host_port(address, any_host=True) else "must be HOST:PORT"
 
 
 # --- flags ---------------------------------------------------------------------------------------------------------
@@ -74,7 +96,32 @@ def given(args: argparse.Namespace, cls: type[Any], prefix: str) -> tuple[dict[s
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def load(
+@dataclass
+class Found(Generic[T]):
+    """Settings as far as they can be used, and every problem so far: of the settings, then of what they name."""
+
+    settings: T
+    wrong: set[str]
+    """Settings whose value is not known: complained of already, or perhaps in a file that cannot be read."""
+    problems: list[str]
+
+    def attempt(self, check: Callable[[], R], *needs: str) -> R | None:
+        """What a check returns; its UsageError is one problem more. Left out where a setting it needs is wrong."""
+        if self.wrong.isdisjoint(needs):
+            try:
+                return check()
+            except UsageError as error:
+                self.problems.append(str(error))
+        return None
+
+    def require(self) -> T:
+        """The settings. Raises UsageError with every problem."""
+        if self.problems:
+            raise UsageError("\n".join(self.problems))
+        return self.settings
+
+
+def find(
     cls: type[T],
     flags: Mapping[str, Any],
     environ: Mapping[str, str],
@@ -84,15 +131,16 @@ def load(
     command: str,
     others: Set[str] = frozenset(),
     together: Callable[[T, Set[str]], list[str]],
-) -> T:
-    """Settings from flags (None = not given), environment and TOML file. Raises UsageError with every problem.
+) -> Found[T]:
+    """Settings from flags (None = not given), environment and TOML file, and what is wrong with them.
 
     `prefix`: of the variables, such as CHECKER_. `command`: whose --help lists the settings. `others`: variables with
     the prefix that belong to something else, in lower case and without it. `together`: what is wrong with the settings
-    side by side; it is told which were given but cannot be used, since those are complained of already.
+    side by side; it is told which are not known, since those are complained of already.
     """
     problems: list[str] = []
     table = _read_table(config, problems) if config is not None else {}
+    unread = bool(problems)
     items = fields(cls)  # type: ignore[arg-type] # a dataclass, as the module says
     known = {item.name for item in items}
     problems += [f"{config}: {name}: is no setting; see `{command} --help`" for name in sorted(table.keys() - known)]
@@ -102,7 +150,7 @@ def load(
         if name.startswith(prefix) and name.removeprefix(prefix).lower() not in known | others | {"config"}
     ]
     chosen: dict[str, Any] = {}
-    wrong: set[str] = set()  # settings that were given, but not as they can be used
+    wrong: set[str] = set()
     for item in items:
         variable = f"{prefix}{item.name.upper()}"
         if flags.get(item.name) is not None:
@@ -112,6 +160,8 @@ def load(
         elif item.name in table:
             source, value = f"{config}: {item.name}", table[item.name]
         else:
+            if unread:
+                wrong.add(item.name)
             continue
         converted = _convert(item.type, item.default, value)
         if isinstance(converted, _Wrong):
@@ -125,10 +175,9 @@ def load(
             wrong.add(item.name)
         else:
             chosen[item.name] = converted
-    problems += together(cls(**chosen), wrong)
-    if problems:
-        raise UsageError("\n".join(problems))
-    return cls(**chosen)
+    settings = cls(**chosen)
+    problems += together(settings, wrong)
+    return Found(settings, wrong, problems)
 
 
 @dataclass(frozen=True)
@@ -180,6 +229,31 @@ def _is_path(value: Any) -> bool:
 
 
 # --- what services have in common ----------------------------------------------------------------------------------
+
+
+def make_directory(directory: Path, flag: str) -> None:
+    """Make a service's directory, for this user only. Raises UsageError if nothing can be written there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise UsageError(f"{flag} {directory}: cannot be written to: {error.strerror}") from None
+
+
+def require_readable(path: Path, flag: str) -> None:
+    """Raises UsageError if a file that a setting names cannot be read."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UsageError(f"{flag} {path}: cannot be read: {error.strerror}") from None
+
+
+def require_ready_file(path: Path) -> None:
+    """Raises UsageError if the ready file could not be made."""
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UsageError(f"--ready-file {path}: cannot be made: {error.strerror}") from None
 
 
 def tls_problems(settings: Any, wrong: Set[str]) -> list[str]:

@@ -10,13 +10,18 @@ from typing import Any
 
 from checker.errors import UsageError
 from checker.rpc.tls import TlsFiles
-from checker.settings import at_least, from_to, one_of, setting, tls_problems
-from checker.settings import load as load_settings
+from checker.settings import Found, at_least, from_to, listener, one_of, setting, tls_problems
+from checker.settings import find as find_settings
 from edge.assembly import EdgeSettings
 from edge.centre import ClientTls, addresses, check_centre
 
 PREFIX = "EDGE_"
 _ANSWERS = EdgeSettings()
+
+
+def _centres(value: str) -> str | None:
+    wrong = [address for address in addresses(value) if address and listener(address)]
+    return f"{wrong[0]!r} is no address: write HOST:PORT,HOST:PORT,..." if wrong else None
 
 
 def _short(value: str) -> str | None:
@@ -27,8 +32,10 @@ def _short(value: str) -> str | None:
 class Settings:
     """What `edge serve` runs with."""
 
-    centre: str = setting("", "the checker's addresses, HOST:PORT,HOST:PORT,...; all of one centre", metavar="ADDRS")
-    listen: str = setting("127.0.0.1:50061", "HOST:PORT (port 0: any free one) or unix:PATH", metavar="ADDR")
+    centre: str = setting(
+        "", "the checker's addresses, HOST:PORT,HOST:PORT,...; all of one centre", _centres, metavar="ADDRS"
+    )
+    listen: str = setting("127.0.0.1:50061", "HOST:PORT (port 0: any free one) or unix:PATH", listener, metavar="ADDR")
     workers: int = setting(1, "processes on the one port; unix: means one", from_to(1, 256))
     data: Path | None = setting(
         None, "snapshot, journal and advice queue (default: ~/.local/state/xianxiao-edge)", metavar="DIR"
@@ -118,7 +125,14 @@ def load(
     flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None, command: str = "edge serve"
 ) -> Settings:
     """Settings from flags (None = not given), environment and TOML file. Raises UsageError with every problem."""
-    return load_settings(
+    return find(flags, environ, config, command).require()
+
+
+def find(
+    flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None, command: str = "edge serve"
+) -> Found[Settings]:
+    """The same, with the problems still to be raised, so that those of the files they name can join them."""
+    return find_settings(
         Settings,
         flags,
         environ,
@@ -131,7 +145,7 @@ def load(
 
 
 def _together(chosen: Settings, wrong: Set[str]) -> list[str]:
-    """What can only be seen with all settings side by side; `wrong`: given, but already complained of."""
+    """What can only be seen with all settings side by side; `wrong`: not known, complained of already."""
     problems = []
     if not chosen.centre and "centre" not in wrong:
         problems.append("--centre: is required, such as 127.0.0.1:50051")

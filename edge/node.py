@@ -26,7 +26,7 @@ from checker.core.lookup import View
 from checker.errors import CheckerError, UsageError
 from checker.rpc import run_dir
 from checker.rpc.interceptors import Guard, Limits
-from checker.rpc.quota import Quota
+from checker.rpc.quota import Alarm, Quota
 from checker.rpc.roles import Roles, load_roles
 from checker.rpc.server import CHECK_SERVICE, RpcServer, ServerSettings, serve
 from checker.rpc.servicer import Answers, CheckServicer, Refusal
@@ -121,13 +121,9 @@ def _guard(context: WorkerContext, node: Node) -> Guard:
     settings = node.settings
     given = load_roles(settings.roles) if settings.roles is not None else None
     roles = given or Roles()
-
-    def alarm(caller: str, items: int) -> None:
-        _log.warning("quota used up", extra={"caller": caller, "items": items})
-
     return Guard(
         callers_for(context.listen, settings.tls, given),
-        quota=Quota(node.quota, roles, on_refused=alarm) if roles.limited() else None,
+        quota=Quota(node.quota, roles, on_refused=Alarm(_log)) if roles.limited() else None,
         limits=Limits(min_budget=settings.min_budget_ms / 1000, in_flight=settings.max_in_flight),
     )
 

@@ -197,7 +197,7 @@ CATEGORIES = {
     "OUTBOUND_SERVICE": (True, True, 8),
     "TOUR_DOMESTIC": (True, False, 9),
     "RESORT_SPEND": (False, True, 10),
-    "SCHOOL_FEE": (False, True, 11),
+    "SCHOOL_FEE": (False, False, 11),  # a list record names no item; §1.2: only an order that names this one bars
     "INSURANCE": (True, True, 12),
     "BUILD": (True, True, 13),
     "VEHICLE": (True, True, 14),

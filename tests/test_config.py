@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from checker.config import Settings, default_state_dir, load
 from checker.core.freshness import HOUR_MS, MINUTE_MS, Limits
 from checker.errors import UsageError
+from checker.index.urls import open_index
 from tests.cli.console import run
 
 INDEX = {"index": "redis://127.0.0.1:6379/0"}
@@ -123,6 +124,11 @@ def test_all_problems_are_said_at_once_each_with_its_source(tmp_path: Path) -> N
         ("key_file", ["", 5, [], "a\0b"], "must be a path"),
         ("feed", [5, [5], [""], "", {"a": 1}, "a\0b"], "must be a path"),
         ("index", [5, ["redis://"]], "must be a text"),
+        ("index", ["foo://x", "memory:x", "redis", "redis:", "embedded:", "x"], "must be embedded:DIR, redis://"),
+        ("index", ["redis://h:x", "rediss://u:p@h:99999/0", "redis+cluster://a:1,b:x"], "must name its servers as"),
+        ("listen", ["nonsense", ":1", "h:", "h:x", "h:65536", "h:²", "h:" + "1" * 5000], "write HOST:PORT"),
+        ("listen", ["unix:", "unix:/" + "x" * 107], "write unix:PATH with a path of 1 to 107 bytes"),
+        ("metrics_listen", ["nonsense", "9100", "h:x", "h:65536"], "must be HOST:PORT"),
     ],
 )
 def test_a_wrong_value_is_one_problem(name: str, values: list[Any], says: str) -> None:
@@ -245,6 +251,98 @@ def test_serve_lists_every_problem_and_exits_2(tmp_path: Path) -> None:
     ):
         assert part in ran.err
     assert "Traceback" not in ran.err
+
+
+EVERY_FAULT = (
+    *("--workers", "0", "--index", "foo://:s3cret@x", "--listen", "nonsense", "--metrics-listen", "nonsense"),
+    *("--roles", "missing.toml", "--tls-cert", "x.pem", "--tls-key", "y.pem", "--rulebook", "missing.toml"),
+    *("--key-file", "none.json", "--state-dir", "/dev/null/x", "--feed", "feed.jsonl"),
+    *("--ready-file", "missing/ready.json"),
+)
+
+
+def test_serve_lists_what_is_wrong_with_settings_and_with_the_files_they_name(tmp_path: Path) -> None:
+    """One line for each fault, none for what only follows from another; exit 2, and nothing is made on the way."""
+    ran = run("serve", *EVERY_FAULT, cwd=tmp_path)
+
+    assert ran.code == 2
+    assert sorted(ran.err.splitlines()) == [
+        "checker: --feed feed.jsonl: cannot be read: No such file or directory",
+        "checker: --index: must be embedded:DIR, redis://HOST:PORT/DB, rediss://..., redis+unix:PATH, "
+        "redis+cluster://HOST:PORT,... or memory:",
+        "checker: --listen: write HOST:PORT (port 0 = any free one) or unix:PATH",
+        "checker: --metrics-listen: must be HOST:PORT",
+        "checker: --ready-file missing/ready.json: cannot be made: No such file or directory",
+        "checker: --state-dir /dev/null/x: cannot be written to: Not a directory",
+        "checker: --workers: must be from 1 to 256",
+        "checker: TLS certificate x.pem: cannot be read: No such file or directory",
+        "checker: key file none.json does not exist: make one with `checker keys new --key-file none.json`",
+        "checker: roles file missing.toml: cannot be read: No such file or directory",
+        "checker: rulebook missing.toml: No such file or directory",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--listen", "0.0.0.0:0"), "--listen 0.0.0.0:0: others can reach it"),
+        (("--feed", "missing"), "--feed missing: cannot be read: No such file"),
+        (("--roles", "missing"), "roles file missing: cannot be read"),
+        (("--rulebook", "missing"), "rulebook missing: No such file"),
+        (("--ready-file", "/dev/null/x"), "--ready-file /dev/null/x: cannot be made: Not a directory"),
+        (("--state-dir", "/proc"), "--state-dir /proc: cannot be written to"),
+        (("--state-dir", "/dev/null/x"), "--state-dir /dev/null/x: cannot be written to: Not a directory"),
+    ],
+)
+def test_a_file_is_checked_beside_a_wrong_setting(flags: tuple[str, str], says: str, tmp_path: Path) -> None:
+    """What a good setting names is looked at although another setting is wrong."""
+    ran = run("serve", "--index", "memory:", "--workers", "0", "--key-file", tmp_path / "key.json", *flags, HOME="/x")
+
+    assert ran.code == 2
+    assert "checker: --workers: must be from 1 to 256\n" in ran.err
+    assert f"checker: {says}" in ran.err
+
+
+def test_a_file_that_cannot_be_read_leaves_its_settings_unknown(tmp_path: Path) -> None:
+    """What the file may say is not taken for missing, nor are files looked for where its defaults would have them."""
+    ran = run("serve", "--config", tmp_path / "missing.toml", "--rulebook", "missing", HOME=str(tmp_path))
+
+    assert ran.code == 2
+    assert sorted(ran.err.splitlines()) == [
+        f"checker: --config {tmp_path}/missing.toml: No such file or directory",
+        "checker: rulebook missing: No such file or directory",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+URLS = {
+    *("memory:", "redis://h", "redis://h:1", "rediss://u:p%40@h:1/0?namespace=n", "redis://[::1]:1", "redis://[::1]"),
+    *("redis+cluster://a:1,b:2", "redis+unix:/s", "rediss+cluster://u:p@a", "redis://a:b:c@h/2"),
+    *(
+        "",
+        "x",
+        "foo://x",
+        "memory:x",
+        "redis:",
+        "redis://h:x",
+        "redis://h:65536",
+        "embedded:",
+        "redis+cluster://a:1,b:x",
+    ),
+}
+
+
+@pytest.mark.parametrize("url", sorted(URLS))
+def test_an_index_url_is_refused_at_start_just_where_it_could_not_be_opened(url: str) -> None:
+    """The check of the setting and the one who opens it agree on every form."""
+    try:
+        load({"index": url}, {}, None)
+    except UsageError:
+        with pytest.raises(UsageError):
+            open_index(url)
+    else:
+        open_index(url)
 
 
 def test_the_samples_of_these_tests_are_toml() -> None:

@@ -1,5 +1,6 @@
 """The committed code of the contract is what the contract's text generates."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,19 @@ def test_the_committed_code_is_what_the_contract_generates(tmp_path: Path) -> No
     """Generating anew gives the same files with the same text, the typed stubs among them."""
     assert generated(tmp_path) == committed()
     assert {"check_pb2.py", "check_pb2.pyi", "check_pb2_grpc.py", "check_pb2_grpc.pyi"} <= set(committed())
+
+
+def test_every_field_that_a_seller_reads_says_what_it_means() -> None:
+    """In check.proto a comment stands above each field of each message: who sets it, what its absence means."""
+    above, fields, silent = "", set(), []
+    for line in map(str.strip, (COMMITTED / "check.proto").read_text("utf-8").splitlines()):
+        if found := re.match(r"(?:repeated )?[\w.]+ (\w+) = \d+;", line):
+            fields.add(found[1])
+            silent += [] if above.startswith("//") else [line]
+        above = line
+
+    assert {"item_id", "outcome", "office_lease", "notice"} <= fields
+    assert silent == []
 
 
 @pytest.mark.parametrize(

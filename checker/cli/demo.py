@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 from checker.errors import CheckerError, UsageError
 
 _TELLING = 12
+# A first look must not be UNKNOWN because the machine is small, or busy with starting all this.
+_PATIENT_CENTRE = ("--index-timeout-ms", "2000")
+_PATIENT_EDGE = ("--centre-timeout-ms", "4000")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -78,11 +81,11 @@ def _run(args: argparse.Namespace, folder: Path, seconds: float | None) -> int:
     export = ["checker", "keys", "export-edge", "--key-file", str(folder / "index" / "key.json"), "--out", key]
     with contextlib.ExitStack() as stack:
         try:
-            command = ["checker", "serve", "--index", index, "--listen", args.listen]
+            command = ["checker", "serve", "--index", index, "--listen", args.listen, *_PATIENT_CENTRE]
             centre = stack.enter_context(_serving("the centre serves", command, folder / "ready.json"))
             _step("giving the edge its keys", export)
             command = ["edge", "serve", "--centre", centre.address, "--listen", args.edge_listen]
-            command += ["--data", str(folder / "edge"), "--key-file", key]
+            command += ["--data", str(folder / "edge"), "--key-file", key, *_PATIENT_EDGE]
             edge = stack.enter_context(_serving("an edge serves", command, folder / "edge-ready.json"))
             _wait_in_step(edge)
             print(flush=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checker.cli.index_arguments import add_index_arguments, load_keys, require_index, state_dir
+from checker.settings import make_directory
 
 if TYPE_CHECKING:
     from checker.keys import KeyFile
@@ -52,10 +53,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(args: argparse.Namespace) -> int:
     """Import; returns the exit code."""
-    from checker.cli.serve import make_state_dir
-
     url = require_index(args)
-    make_state_dir(state_dir(args))
+    make_directory(state_dir(args), "--state-dir")
     keys = load_keys(args, may_create=True)
     with _progress(shown=not args.quiet and not args.json and sys.stderr.isatty()) as progress:
         summary = asyncio.run(_import(args, url, keys, progress))

@@ -2,14 +2,12 @@
 
 import argparse
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from checker.config import PREFIX, Settings
-from checker.config import load as load_settings
-from checker.errors import UsageError
-from checker.settings import add_flags, given
+from checker.config import find as find_settings
+from checker.settings import add_flags, given, make_directory, require_readable, require_ready_file
 
 if TYPE_CHECKING:
     from checker.index.base import ExactIndex
@@ -46,51 +44,38 @@ def run(args: argparse.Namespace) -> int:
     """Check every setting and file, then serve; returns the exit code."""
     from checker import keys, logs, rulebooks
     from checker.rpc import quota, run_dir, workers
-    from checker.rpc.roles import Roles, load_roles
-    from checker.rpc.tls import check_listen, server_credentials
+    from checker.rpc.roles import Roles
+    from checker.rpc.tls import check_listener
     from checker.serving.node import Node, accompany, tls_files, work
 
     flags, config = given(args, Settings, PREFIX)
-    settings = load_settings(flags, os.environ, config)
+    found = find_settings(flags, os.environ, config)
+    settings = found.settings
     logs.configure(settings.log_format, settings.log_level)
 
-    tls = tls_files(settings)
-    problems: list[str] = []
-    roles = Roles()
-
-    def attempt(check: Callable[[], Any]) -> Any:
-        try:
-            return check()
-        except UsageError as error:
-            problems.append(str(error))
-            return None
-
-    if settings.roles is not None:
-        roles_file = settings.roles
-        roles = attempt(lambda: load_roles(roles_file)) or roles
-    attempt(
-        lambda: check_listen(
-            settings.listen,
-            tls,
-            insecure_plaintext=settings.insecure_plaintext,
-            roles=roles if settings.roles is not None else None,
+    roles = check_listener(found, tls_files(settings))
+    found.attempt(lambda: rulebooks.load(settings.rulebook), "rulebook")
+    for feed in settings.feed:
+        found.attempt(partial(require_readable, feed, "--feed"))
+    if settings.ready_file is not None:
+        found.attempt(partial(require_ready_file, settings.ready_file))
+    state = {"state_dir"} if settings.state_dir is not None else {"state_dir", "index"}
+    if settings.index or settings.state_dir is not None:  # else nobody said where
+        found.attempt(lambda: make_directory(settings.state, "--state-dir"), *state)
+    if settings.index or settings.key_file is not None:
+        local = settings.index.startswith(("embedded:", "memory:"))
+        found.attempt(
+            lambda: keys.load_or_create(settings.keys) if local else keys.load(settings.keys),
+            *({"key_file"} if settings.key_file is not None else state | {"key_file"}),
         )
-    )
-    if tls is not None:
-        attempt(lambda: server_credentials(tls))
-    attempt(lambda: rulebooks.load(settings.rulebook))
-    attempt(lambda: make_state_dir(settings.state))
-    local = settings.index.startswith(("embedded:", "memory:"))
-    attempt(lambda: keys.load_or_create(settings.keys) if local else keys.load(settings.keys))
-    if problems:
-        raise UsageError("\n".join(problems))
+    found.require()
 
     memory = settings.index.startswith("memory:")
     if memory:
         _warn_of_memory()
     with run_dir.made_in(settings.state) as folder:
         node = Node(settings, folder, fill_memory if memory else None)
-        quota.create(node.quota, roles)
+        quota.create(node.quota, roles or Roles())
         return workers.run(
             work,
             listen=settings.listen,
@@ -116,14 +101,6 @@ async def fill_memory(index: "ExactIndex", settings: Settings, keys: "KeyFile") 
         summary = await import_feeds(index, keys.digest_key, settings.feed, options)
         found = {"lines": summary.lines, "keys": summary.keys, "rejected": summary.rejected.total()}
         logging.getLogger("checker.serve").info("feed imported into memory", extra=found)
-
-
-def make_state_dir(state: Path) -> None:
-    """Make the state directory, for this user only. Raises UsageError."""
-    try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise UsageError(f"--state-dir {state}: {error.strerror}") from None
 
 
 def _warn_of_memory() -> None:

@@ -11,17 +11,18 @@ weighed (domain.md §2.6): state, period, name, minor, items, role, exemption at
 import hashlib
 import tomllib
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from itertools import pairwise
+from typing import Any, Final, NamedTuple, get_type_hints
 
 from checker.core.decision import Advisory, AnsweredBy, Decision, Outcome, Reason, Verdict
 from checker.core.measure import Item, Kind, Measure, Role, State
 from checker.core.purchase import KINDS, Money, Purchase, Train
-from checker.core.train import EMU, OTHER, UNREADABLE, G, SeatTable, train_class
+from checker.core.train import EMU, OTHER, STANDING, UNKNOWN_SEAT, UNREADABLE, G, SeatTable, train_class
 
 SHANGHAI: Final = timezone(timedelta(hours=8))
 DAY_MS: Final = 86_400_000
@@ -252,14 +253,23 @@ _ROW_KEYS: Final = {
     "from",
     "until",
 }
+_TRAIN_ROW_KEYS: Final = {"seat", G, EMU, OTHER, "from", "until"}
+_OUTCOMES: Final = ("BARRED", "UNKNOWN", "INVALID_DOCUMENT")
 _THRESHOLDS: Final = ("premium_cny", "school_fee_cny", "resort_cap_cny")
+_PROVINCES: Final = frozenset(
+    (
+        *("AH", "BJ", "CQ", "FJ", "GD", "GS", "GX", "GZ", "HA", "HB", "HE", "HI", "HK", "HL", "HN", "JL", "JS"),
+        *("JX", "LN", "MO", "NM", "NX", "QH", "SC", "SD", "SH", "SN", "SX", "TJ", "TW", "XJ", "XZ", "YN", "ZJ"),
+    )
+)
+"""ISO 3166-2:CN. A caller's province is upper-cased and looked up as it is: a threshold of another key fits nobody."""
 
 
 _TEXTS: Final[list[Any]] = [{"zh": str, "en": str}]
 _DATES: Final[dict[str, Any]] = {"from": date, "until": date}
 _SHAPE: Final[dict[str, Any]] = {
     "parameters": {"stand_in_strict": [str], **{key: {} for key in _THRESHOLDS}},
-    "notice": {key: {"zh": str, "en": str} for key in ("BARRED", "UNKNOWN", "INVALID_DOCUMENT")},
+    "notice": {key: {"zh": str, "en": str} for key in _OUTCOMES},
     "seat": [{"code": str, "names": {}, "alone": str}],
     "train": {
         "items": [str],
@@ -313,6 +323,8 @@ class _Reader:
         self.table = table
         self.problems: list[str] = []
         self.parameters: dict[str, Any] = {}
+        self.switches: set[str] = set()  # that a row hangs on
+        self.start_ms = 0
 
     def read(self, source: bytes) -> Rulebook | None:
         version = self._text(self.table, "version", "top level")
@@ -322,22 +334,17 @@ class _Reader:
         if not isinstance(effective_from, date):
             self.problems.append("top level: effective_from must be a date such as 2015-07-22")
             effective_from = date(1970, 1, 1)
+        self.start_ms = _midnight_ms(effective_from)
         self._read_parameters()
         notices = self._read_notices()
         seats = self._read_seats()
         train_rows = self._read_train()
         rules = self._read_rules()
-        for unknown in self.table.keys() - {
-            "version",
-            "effective_from",
-            "title",
-            "parameters",
-            "notice",
-            "seat",
-            "train",
-            "rule",
-        }:
-            self.problems.append(f"top level: unknown entry {unknown!r}")
+        top = {"version", "effective_from", "title", "parameters", "notice", "seat", "train", "rule"}
+        self._refuse_unknown(self.table, top, "top level")
+        for name, value in self.parameters.items():
+            if isinstance(value, bool) and name not in self.switches and name != "min_star":
+                self.problems.append(f"parameters: {name} is a switch that no row names: write it as the row does")
         if self.problems:
             return None
         return Rulebook(
@@ -359,14 +366,23 @@ class _Reader:
         self.problems.append(f"{where}: {name} must be a non-empty text")
         return ""
 
+    def _refuse_unknown(self, table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+        """A misspelt entry would be no entry: what it was to say would be left out in silence."""
+        for unknown in sorted(table.keys() - set(known)):
+            self.problems.append(f"{where}: unknown entry {unknown!r}; there are {', '.join(sorted(known))}")
+
     def _read_parameters(self) -> None:
         given = self.table.get("parameters", {})
         stars = given.get("min_star")
-        if not (isinstance(stars, int) and 1 <= stars <= 5):
+        if not (type(stars) is int and 1 <= stars <= 5):
             self.problems.append("parameters: min_star must be a whole number from 1 to 5")
         for name, value in given.items():
             if name in _THRESHOLDS:
                 for region, amount in value.items():
+                    if region not in _PROVINCES:
+                        self.problems.append(
+                            f"parameters.{name}.{region}: is no province: write its ISO 3166-2:CN letters, such as GD"
+                        )
                     if not (isinstance(amount, int) and not isinstance(amount, bool) and amount >= 0):
                         self.problems.append(f"parameters.{name}.{region}: must be a whole number of CNY")
             elif name == "stand_in_strict":
@@ -378,12 +394,12 @@ class _Reader:
 
     def _read_notices(self) -> dict[str, Text]:
         given = self.table.get("notice", {})
-        found = {}
-        for outcome in ("BARRED", "UNKNOWN", "INVALID_DOCUMENT"):
-            where = f"notice.{outcome}"
-            texts = given.get(outcome, {})
-            found[outcome] = Text(self._text(texts, "zh", where), self._text(texts, "en", where))
-        return found
+        self._refuse_unknown(given, _OUTCOMES, "notice")
+        return {outcome: self._both(given.get(outcome, {}), f"notice.{outcome}") for outcome in _OUTCOMES}
+
+    def _both(self, texts: Mapping[str, Any], where: str) -> Text:
+        self._refuse_unknown(texts, Text._fields, where)
+        return Text(self._text(texts, "zh", where), self._text(texts, "en", where))
 
     def _read_seats(self) -> SeatTable:
         names: dict[str, dict[str, str]] = {}
@@ -392,12 +408,15 @@ class _Reader:
             code = self._text(seat, "code", f"seat {number}")
             if code in names:
                 self.problems.append(f"seat {code}: listed twice")
-            names[code] = dict(seat.get("names", {}))
+            self._refuse_unknown(seat, {"code", "names", "alone"}, f"seat {code}")
+            names[code] = {name: str(group) for name, group in seat.get("names", {}).items()}
             groups = set(names[code].values())
             if not groups:
                 self.problems.append(f"seat {code}: names must list at least one name and its group")
             elif "alone" in seat:
                 alone[code] = seat["alone"]
+                if alone[code] not in groups:
+                    self.problems.append(f"seat {code}: alone must be one of its groups: {', '.join(sorted(groups))}")
             elif len(groups) == 1:
                 alone[code] = next(iter(groups))
         return SeatTable(names, alone)
@@ -405,9 +424,12 @@ class _Reader:
     def _read_train(self) -> dict[tuple[str, str], list[Row]]:
         train = self.table.get("train", {})
         bases = train.get("basis", {})
+        self._refuse_unknown(train, _SHAPE["train"], "train")
+        self._refuse_unknown(bases, (G, EMU, OTHER), "train.basis")
         found: dict[tuple[str, str], list[Row]] = {}
         for entry in train.get("row", []):
             seat = self._text(entry, "seat", "train.row")
+            self._refuse_unknown(entry, _TRAIN_ROW_KEYS, f"train.row {seat}")
             for column in (G, EMU, OTHER):
                 where = f"train.row {seat}, column {column}"
                 row = self._row(
@@ -425,15 +447,37 @@ class _Reader:
                     f"{column} train, seat {seat}",
                 )
                 found.setdefault((seat, column), []).append(row)
-        wanted = {group for seat in self.table.get("seat", []) for group in seat.get("names", {}).values()}
-        for seat in sorted(wanted | {"UNKNOWN", "STANDING"}):
-            if (seat, G) not in found:
-                self.problems.append(f"train: no row for seat group {seat}")
+        wanted = {str(group) for seat in self.table.get("seat", []) for group in seat.get("names", {}).values()}
+        wanted |= {UNKNOWN_SEAT, STANDING}
+        rows = {seat: found_rows for (seat, column), found_rows in found.items() if column == G}
+        for seat in sorted(wanted - rows.keys()):
+            self.problems.append(f"train: no row for seat group {seat}")
+        for seat in sorted(rows.keys() - wanted):
+            self.problems.append(f"train.row {seat}: no seat code has this group")
+        for seat, dated in rows.items():
+            self._refuse_holes(dated, f"train.row {seat}")
         return found
+
+    def _refuse_holes(self, rows: list[Row], where: str) -> None:
+        """Outside the dates of all its rows a seat would be sold to everybody."""
+        for before, _ in pairwise(rows):
+            if _undated(before):
+                self.problems.append(f"{where}: a row after the one without dates is never reached: put it before")
+                return
+        reached = self.start_ms
+        for row in sorted(rows, key=lambda row: row.from_ms):
+            if row.from_ms > reached:
+                break
+            reached = max(reached, row.until_ms)
+        if reached < _ANY_TIME:
+            self.problems.append(
+                f"{where}: its rows leave days without an answer: end with a row without `from` and `until`"
+            )
 
     def _read_rules(self) -> dict[str, list[tuple[_Test, Row]]]:
         found: dict[str, list[tuple[_Test, Row]]] = {name: [] for name in KINDS if name != "train"}
         seen: set[str] = set()
+        closed: set[str] = set()  # kinds with a row that fits every purchase
         for number, entry in enumerate(self.table.get("rule", []), 1):
             where = f"rule {entry.get('id', number)}"
             purchase = entry.get("purchase")
@@ -443,14 +487,17 @@ class _Reader:
             if entry.get("id") in seen:
                 self.problems.append(f"{where}: the id is used twice")
             seen.add(str(entry.get("id")))
-            for unknown in entry.keys() - _ROW_KEYS:
-                self.problems.append(f"{where}: unknown entry {unknown!r}")
+            self._refuse_unknown(entry, _ROW_KEYS, where)
+            if purchase in closed:
+                self.problems.append(f"{where}: stands after one for every {purchase} and is never reached")
             conditions = entry.get("when", {})
+            if not conditions and "from" not in entry and "until" not in entry:
+                closed.add(purchase)
             test = self._test(conditions, KINDS[purchase], where)
             found[purchase].append((test, self._row(entry, where, _in_words(conditions))))
         for purchase, rows in found.items():
             last = next((e for e in reversed(self.table.get("rule", [])) if e.get("purchase") == purchase), None)
-            if not rows or last is None or "when" in last or "from" in last or "until" in last:
+            if not rows or last is None or last.get("when") or "from" in last or "until" in last:
                 self.problems.append(f"rules for {purchase}: the last row must have no `when`, so that every one fits")
         return found
 
@@ -470,6 +517,9 @@ class _Reader:
                 self.problems.append(f"{where}: unknown role {word!r}; roles are {', '.join(Role.__members__)}")
         if effect.startswith("BAR") and not entry.get("items"):
             self.problems.append(f"{where}: a row that bars must list the order items that bar it")
+        from_ms, until_ms = self._day(entry.get("from"), where, 0), self._day(entry.get("until"), where, _ANY_TIME)
+        if from_ms >= until_ms:
+            self.problems.append(f"{where}: from must be before until, the first day without the row")
         return Row(
             rule_id=self._text(entry, "id", where),
             purchase=str(entry.get("purchase")),
@@ -481,17 +531,15 @@ class _Reader:
             list_bars=bool(entry.get("list_bars", False)),
             roles=frozenset(roles),
             basis=self._text(entry, "basis", where),
-            alternatives=tuple(
-                Text(self._text(text, "zh", where), self._text(text, "en", where))
-                for text in entry.get("alternatives", [])
-            ),
-            from_ms=self._day(entry.get("from"), where, 0),
-            until_ms=self._day(entry.get("until"), where, _ANY_TIME),
+            alternatives=tuple(self._both(text, where) for text in entry.get("alternatives", [])),
+            from_ms=from_ms,
+            until_ms=until_ms,
         )
 
     def _cell(self, value: object, where: str) -> str:
         if isinstance(value, str):
             effect, _, switch = value.partition(" if ")
+            self.switches.add(switch)
             if switch and not isinstance(self.parameters.get(switch), bool):
                 self.problems.append(f"{where}: {switch!r} is not a switch in [parameters]")
             if effect in _CELL:
@@ -513,22 +561,45 @@ class _Reader:
             if attribute not in kind._fields:
                 self.problems.append(f"{where}: {kind.__name__} has no attribute {attribute!r}")
                 continue
-            tests.append(self._condition(attribute, wanted, where))
+            tests.append(self._condition(attribute, wanted, get_type_hints(kind)[attribute], where))
         return lambda purchase: all(test(purchase) for test in tests)
 
-    def _condition(self, attribute: str, wanted: Any, where: str) -> _Test:
-        if not isinstance(wanted, dict):
-            accepted = {_plain(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
-            return lambda purchase: _plain(getattr(purchase, attribute)) in accepted
-        match wanted:
-            case {"at_least": str(name)} if name in self.parameters:
-                return lambda purchase: bool(getattr(purchase, attribute) >= self.parameters[name])
-            case {"over": str(name)} if name in _THRESHOLDS:
+    def _condition(self, attribute: str, wanted: Any, kind: type[Any], where: str) -> _Test:
+        if isinstance(wanted, dict):
+            return self._comparison(attribute, wanted, kind, where)
+        values = wanted if isinstance(wanted, list) else [wanted]
+        for value in values:
+            if not _can_be(value, kind):
+                words = (
+                    ", ".join(kind.__members__) if issubclass(kind, IntEnum) else _WORDS.get(kind, "over a threshold")
+                )
+                self.problems.append(f"{where}: {attribute} can never be {value!r}; it is {words}")
+        accepted = {_plain(value) for value in values if isinstance(value, str | int)}
+        return lambda purchase: _plain(getattr(purchase, attribute)) in accepted
+
+    def _comparison(self, attribute: str, wanted: Mapping[str, Any], kind: type[Any], where: str) -> _Test:
+        match list(wanted.items()):
+            case [("at_least", "min_star")] if kind is int:
+                return lambda purchase: bool(getattr(purchase, attribute) >= self.parameters["min_star"])
+            case [("over", str(name))] if kind is Money and name in _THRESHOLDS:
                 return lambda purchase: _over(
                     getattr(purchase, attribute), self.parameters[name].get(getattr(purchase, "region", "").upper())
                 )
         self.problems.append(f"{where}: {attribute} must be compared as at_least or over a known parameter")
         return lambda _: False
+
+
+_WORDS: Final = {str: "a text", bool: "true or false", int: "a whole number"}
+
+
+def _can_be(value: Any, kind: type[Any]) -> bool:
+    if issubclass(kind, IntEnum):
+        return isinstance(value, str) and value in kind.__members__
+    return kind in _WORDS and type(value) is kind
+
+
+def _undated(row: Row) -> bool:
+    return row.from_ms == 0 and row.until_ms == _ANY_TIME
 
 
 def _over(amount: Money, threshold: int | None) -> bool:
@@ -550,8 +621,7 @@ def _in_words(conditions: Mapping[str, Any]) -> str:
     for attribute, wanted in conditions.items():
         match wanted:
             case dict():
-                ((comparison, parameter),) = wanted.items()
-                words.append(f"{attribute} {comparison.replace('_', ' ')} {parameter}")
+                words += [f"{attribute} {how.replace('_', ' ')} {parameter}" for how, parameter in wanted.items()]
             case list():
                 words.append(f"{attribute} = {' | '.join(map(str, wanted))}")
             case bool():

@@ -12,6 +12,8 @@ fingerprint of names, rates and bursts refuses a worker that was given other rol
 
 import fcntl
 import hashlib
+import logging
+import math
 import mmap
 import os
 import struct
@@ -26,6 +28,8 @@ _MAGIC = b"XXQUOTA1"
 _HEADER = struct.Struct("<8s16s8x")
 _SLOT = struct.Struct("<dd16x")  # tokens, seconds of the node's monotonic clock at which they were right
 _CHUNK_SECONDS = 0.01
+ALARM_SECONDS = 10.0
+"""Between two lines of a worker's log about one caller: whoever enumerates is refused thousands of times a second."""
 
 
 def _fingerprint(limited: list[Caller]) -> bytes:
@@ -133,3 +137,22 @@ class _Bucket:
         self.chunk = self.rate * _CHUNK_SECONDS
         self.offset = offset
         self.local = 0.0
+
+
+class Alarm:
+    """A worker's count of refused items by caller; says in `log` who is refused, at most once in ALARM_SECONDS each."""
+
+    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self.refused: dict[str, int] = {}
+        self._log = log
+        self._clock = clock
+        self._said: dict[str, tuple[float, int]] = {}  # when, and how many were refused by then
+
+    def __call__(self, caller: str, items: int) -> None:
+        """`items` more were refused to a caller, who is named as in the roles file."""
+        refused = self.refused[caller] = self.refused.get(caller, 0) + items
+        now = self._clock()
+        at, before = self._said.get(caller, (-math.inf, 0))
+        if now - at >= ALARM_SECONDS:
+            self._said[caller] = now, refused
+            self._log.warning("quota used up", extra={"caller": caller, "items": refused - before, "refused": refused})

@@ -11,14 +11,15 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from checker.errors import UsageError
-from checker.rpc.roles import Callers, Roles
+from checker.rpc.roles import Callers, Roles, load_roles
+from checker.settings import Found, tls_problems
 
 _log = logging.getLogger("checker.rpc")
 
@@ -176,3 +177,21 @@ def check_listen(address: str, tls: TlsFiles | None, *, insecure_plaintext: bool
             "--tls-cert: nobody could call: give --tls-client-ca so that callers can show certificates, "
             "or write [anonymous] in the roles file"
         )
+
+
+def check_listener(found: Found[Any], tls: TlsFiles | None) -> Roles | None:
+    """Check a service's roles file, certificates and listener; what is wrong joins `found`.
+
+    Returns what the roles file says; None without one.
+    """
+    settings, wrong = found.settings, found.wrong
+    roles = found.attempt(lambda: load_roles(settings.roles)) if settings.roles is not None else None
+    if tls is not None:
+        found.attempt(lambda: server_credentials(tls), "tls_client_ca")
+    sides = {"listen", "insecure_plaintext", "roles", "tls_cert", "tls_key", "tls_client_ca"}
+    # Where one of these is wrong in itself, what they would allow together is not known.
+    if wrong.isdisjoint(sides) and not tls_problems(settings, wrong) and (roles is None) == (settings.roles is None):
+        found.attempt(
+            lambda: check_listen(settings.listen, tls, insecure_plaintext=settings.insecure_plaintext, roles=roles)
+        )
+    return roles

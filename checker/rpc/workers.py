@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from checker.errors import CheckerError, UsageError
+from checker.settings import listener
 
 _log = logging.getLogger("checker.rpc")
 
@@ -90,13 +91,11 @@ def reserve(listen: str) -> tuple[str, socket.socket | None]:
 
     Unix sockets need no reserving. UsageError: the address is malformed, not of this machine, or in use.
     """
+    if fault := listener(listen):
+        raise UsageError(f"--listen {listen}: {fault}")
     if listen.startswith("unix:"):
-        if len(listen) <= len("unix:") or len(listen.encode()) - len("unix:") > 107:
-            raise UsageError(f"--listen {listen}: write unix:PATH with a path of 1 to 107 bytes")
         return listen, None
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"--listen {listen}: write HOST:PORT (port 0 = any free one) or unix:PATH")
+    host, _, port = listen.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:

@@ -7,13 +7,14 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from checker.errors import UsageError
 from checker.metrics import Page
+from checker.settings import metrics_listener
 
 
 def start(listen: str, directory: Path) -> Callable[[], None]:
     """Serve the workers' numbers at http://HOST:PORT/metrics; returns what stops it. Raises UsageError."""
-    host, colon, port = listen.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
-        raise UsageError(f"--metrics-listen {listen}: must be HOST:PORT")
+    if fault := metrics_listener(listen):
+        raise UsageError(f"--metrics-listen {listen}: {fault}")
+    host, _, port = listen.rpartition(":")
     registry = CollectorRegistry()
     registry.register(Page(directory))
     try:

@@ -34,7 +34,7 @@ from checker.index.urls import open_index
 from checker.rpc import run_dir
 from checker.rpc.interceptors import Guard, Limits
 from checker.rpc.live_filter import LiveFilter
-from checker.rpc.quota import Quota
+from checker.rpc.quota import Alarm, Quota
 from checker.rpc.roles import Roles, load_roles
 from checker.rpc.server import CHECK_SERVICE, RpcServer, ServerSettings, serve
 from checker.rpc.servicer import CheckServicer
@@ -110,9 +110,9 @@ async def _work(context: WorkerContext, node: Node) -> None:
         servicer = CheckServicer(live, settler, evidence.record)
         admitted = Admitted(settings.max_downloads, settings.max_watchers)
         filters = FilterServicer(hub, index.publications, keys, admitted)
-        refused: dict[str, int] = {}
+        alarm = Alarm(_log)
         calls = metrics.Calls()
-        guard = _guard(context, node, calls, refused)
+        guard = _guard(context, node, calls, alarm)
         tls = tls_files(settings)
 
         def register(registry: Any) -> None:
@@ -129,7 +129,7 @@ async def _work(context: WorkerContext, node: Node) -> None:
             shared_port=context.shared_port,
             credentials=server_credentials(tls) if tls is not None else None,
         )
-        numbers = _Numbers(servicer, settler, evidence, follower, live, hub, filters, guard, calls, refused)
+        numbers = _Numbers(servicer, settler, evidence, follower, live, hub, filters, guard, calls, alarm)
         reporting = asyncio.create_task(_report(node, context.index, numbers))
         _settle_garbage()
         try:
@@ -183,15 +183,10 @@ def _at_work(keeper: Keeper, publisher: Publisher) -> list[asyncio.Task[None]]:
     ]
 
 
-def _guard(context: WorkerContext, node: Node, calls: metrics.Calls, refused: dict[str, int]) -> Guard:
+def _guard(context: WorkerContext, node: Node, calls: metrics.Calls, alarm: Alarm) -> Guard:
     settings = node.settings
     given = load_roles(settings.roles) if settings.roles is not None else None
     callers, roles = callers_for(context.listen, tls_files(settings), given), given or Roles()
-
-    def alarm(caller: str, items: int) -> None:
-        refused[caller] = refused.get(caller, 0) + items
-        _log.warning("quota used up", extra={"items": items, "refused": refused[caller]})
-
     return Guard(
         callers,
         quota=Quota(node.quota, roles, on_refused=alarm) if roles.limited() else None,
@@ -213,7 +208,7 @@ class _Numbers:
     filters: FilterServicer
     guard: Guard
     calls: metrics.Calls
-    refused: dict[str, int]
+    alarm: Alarm
 
     def write(self, directory: Path, worker: int) -> None:
         """Write the worker's metrics file."""
@@ -231,7 +226,7 @@ class _Numbers:
                 (["not_listed"], settler.read - settler.listed - settler.unread),
                 (["unread"], settler.unread),
             ],
-            "checker_quota_refused": [([caller], number) for caller, number in self.refused.items()],
+            "checker_quota_refused": [([caller], number) for caller, number in self.alarm.refused.items()],
             "checker_evidence": [(["written"], self.evidence.written), (["dropped"], self.evidence.dropped)],
             "checker_filter_swaps": [([], self.follower.swaps)],
             "checker_edges_refused": [([method], number) for method, number in self.filters.refused.items()],

@@ -4,13 +4,11 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from checker.errors import CheckerError, UsageError
-from checker.settings import add_flags, given
-from edge.config import PREFIX, Settings, load
+from checker.errors import CheckerError
+from checker.settings import add_flags, given, make_directory, require_readable, require_ready_file
+from edge.config import PREFIX, Settings, find
 
 _EPILOG = """\
 every setting is a flag, an EDGE_* variable (EDGE_CENTRE, EDGE_WORKERS, ...) or a line of the --config TOML file
@@ -45,34 +43,35 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     """Check every setting and file, then serve; returns the exit code."""
     from checker import logs
+    from checker.keys import load_edge
     from checker.rpc import quota, run_dir, workers
-    from checker.rpc.roles import Roles, load_roles
-    from checker.rpc.tls import check_listen, server_credentials
+    from checker.rpc.roles import Roles
+    from checker.rpc.tls import check_listener
     from edge import node, totals
 
     flags, config = given(args, Settings, PREFIX)
-    settings = load(flags, os.environ, config)
+    found = find(flags, os.environ, config)
+    settings = found.settings
     logs.configure(settings.log_format, settings.log_level)
 
-    problems: list[str] = []
-
-    def attempt(check: Callable[[], Any]) -> Any:
-        try:
-            return check()
-        except UsageError as error:
-            problems.append(str(error))
-            return None
-
-    roles_file, tls = settings.roles, settings.tls
-    roles = None if roles_file is None else attempt(lambda: load_roles(roles_file))
-    if roles is not None or roles_file is None:
-        attempt(lambda: check_listen(settings.listen, tls, insecure_plaintext=settings.insecure_plaintext, roles=roles))
-    if tls is not None:
-        attempt(lambda: server_credentials(tls))
-    attempt(lambda: _make_directory(settings.directory))
-    fetch = attempt(lambda: node.require_keys(settings.keys, settings.centres, settings.centre_tls))
-    if problems:
-        raise UsageError("\n".join(problems))
+    roles = check_listener(found, settings.tls)
+    if settings.centre or settings.data is not None:  # else nobody said where
+        found.attempt(lambda: make_directory(settings.directory, "--data"), "data")
+    if settings.ready_file is not None:
+        found.attempt(partial(require_ready_file, settings.ready_file))
+    for name in ("centre_ca", "centre_cert", "centre_key"):
+        if (file := getattr(settings, name)) is not None:
+            found.attempt(partial(require_readable, file, f"--{name.replace('_', '-')}"))
+    key_file = "key_file" if settings.key_file is not None else "data"
+    fetch = None
+    if os.path.exists(settings.keys):
+        found.attempt(lambda: load_edge(settings.keys), key_file)
+    elif settings.centre:  # whether it may be fetched is a question of how the centre is reached
+        fetch = found.attempt(
+            lambda: node.require_keys(settings.keys, settings.centres, settings.centre_tls),
+            *(key_file, "centre", "centre_ca", "centre_cert", "centre_key"),
+        )
+    found.require()
     if fetch:
         _fetch_keys(settings)
 
@@ -90,13 +89,6 @@ def run(args: argparse.Namespace) -> int:
                 stop_seconds=(settings.drain_pause_ms + settings.drain_grace_ms) / 1000 + 10
             ),
         )
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise UsageError(f"--data {directory}: {error.strerror}") from None
 
 
 def _fetch_keys(settings: Settings) -> None:

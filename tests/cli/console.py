@@ -23,10 +23,16 @@ def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)} | more
 
 
-def run(*arguments: str | Path, stdin: str | bytes = "", **more: str) -> Ran:
-    """Run `checker ARGUMENTS` to its end; standard input is a pipe."""
+def run(*arguments: str | Path, stdin: str | bytes = "", cwd: str | Path = ".", **more: str) -> Ran:
+    """Run `checker ARGUMENTS` to its end; standard input is a pipe. `cwd`: the directory it runs in."""
     raw = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run(
-        [SCRIPT, *map(str, arguments)], input=raw, capture_output=True, timeout=60, check=False, env=environment(**more)
+        [SCRIPT, *map(str, arguments)],
+        input=raw,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        cwd=cwd,
+        env=environment(**more),
     )
     return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())

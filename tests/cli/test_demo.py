@@ -1,10 +1,12 @@
-"""Claims about `checker demo`, what `make run` does: it works alone in its folder, and leaves nothing running."""
+"""Claims about `checker demo`, what `make run` does: what it shows, how long it stays, what it leaves."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -24,15 +26,41 @@ def _demo(folder: Path, log: Path) -> "subprocess.Popen[bytes]":
         )  # fmt: skip
 
 
-def test_a_second_demo_is_refused_and_a_stopped_one_leaves_nothing(tmp_path: Path) -> None:
-    """The first goes on as if nothing had been; SIGTERM, too, ends its servers with it."""
+def _rows(log: str) -> list[list[str]]:
+    """The table's rows, each a list of its cells; a row may take several lines, the time stands in the first."""
+    rows: list[list[str]] = []
+    for line in log.splitlines():
+        cells = [cell.strip() for cell in line.split("│")[1:-1]]
+        if cells and cells[-1]:
+            rows.append(cells)
+        elif cells:
+            rows[-1] = [before + after for before, after in zip(rows[-1], cells, strict=True)]
+    return rows
+
+
+def _shows_what_it_promises(log: str, centre: str, edge: str) -> None:
+    rows = _rows(log)
+    assert len(rows) == 12, log
+    assert "expected" not in "".join(answer for _, _, answer, *_ in rows), log
+    assert {answer for _, _, answer, *_ in rows} == {"ALLOWED", "BARRED", "UNKNOWN", "INVALID_DOCUMENT"}, log
+    assert {by for *_, by, _ in rows} == {"FILTER", "RULES", "INDEX"}, log
+    assert f"12 telling checks, asked one by one of {edge}" in log
+    assert f"CheckService at {edge} (edge) and {centre} (centre); plaintext, loopback." in log
+    assert re.search(r"^Stops after 120 s\.$", log, re.MULTILINE)
+
+
+def test_a_demo_answers_rightly_works_alone_and_leaves_nothing(tmp_path: Path) -> None:
+    """A dozen answers as the feed has them, and both addresses. A second demo is refused, the first goes on as if
+    nothing had been. SIGTERM, too, ends its servers with it.
+    """
     folder, log = tmp_path / "demo", tmp_path / "log"
     with _demo(folder, log) as first:
         try:
             until(lambda: "Stops after" in log.read_text() or first.poll() is not None, 90)
             assert first.poll() is None, log.read_text()
-            served = [psutil.Process(json.loads((folder / name).read_text())["pid"])
-                      for name in ("ready.json", "edge-ready.json")]  # fmt: skip
+            ready = [json.loads((folder / name).read_text()) for name in ("ready.json", "edge-ready.json")]
+            _shows_what_it_promises(log.read_text(), *(each["address"] for each in ready))
+            served = [psutil.Process(each["pid"]) for each in ready]
             family = served + [child for each in served for child in each.children(recursive=True)]
             with _demo(folder, tmp_path / "second") as second:
                 assert second.wait(30) == 2
@@ -44,3 +72,48 @@ def test_a_second_demo_is_refused_and_a_stopped_one_leaves_nothing(tmp_path: Pat
             code = first.wait(60)
     assert code == 0, log.read_text()
     until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family), 20)
+
+
+STUB = """
+import json, os, signal, sys
+words = sys.argv[1:]
+if "serve" in words:
+    ready = words[words.index("--ready-file") + 1]
+    with open(ready + ".new", "w") as file:
+        json.dump({"address": words[0] + ":1", "pid": os.getpid()}, file)
+    os.replace(ready + ".new", ready)
+    signal.alarm(90)  # should nobody end it
+    signal.pause()
+elif "status" in words:
+    print(json.dumps({"epoch": 1}))
+"""
+BOUNDED = """
+import sys
+from checker.cli import demo
+from checker.cli.main import main
+demo._script = lambda name: [sys.executable, sys.argv[1], name]
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_run_seconds_bounds_a_demo(tmp_path: Path) -> None:
+    """It stays that long, and ends its servers with it; here commands that do next to nothing stand for the real."""
+    stub, folder = tmp_path / "stub.py", tmp_path / "demo"
+    stub.write_text(STUB, "utf-8")
+    command = [sys.executable, "-c", BOUNDED, str(stub), "demo", "--dir", str(folder)]
+
+    began = time.monotonic()
+    ran = subprocess.run(
+        command, env=os.environ | {"RUN_SECONDS": "1.5"}, timeout=60, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran
+    assert time.monotonic() - began >= 1.5
+    assert "Stops after 1.5 s." in ran.stdout
+    for name in ("ready.json", "edge-ready.json"):
+        assert not psutil.pid_exists(json.loads((folder / name).read_text())["pid"])
+
+    wrong = subprocess.run(
+        command, env=os.environ | {"RUN_SECONDS": "soon"}, timeout=60, capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2
+    assert "RUN_SECONDS=soon: must be a number of seconds" in wrong.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from checker.core import countries, document
@@ -140,6 +140,29 @@ def family_numbers(draw: st.DrawFn) -> str:
     day = date(1800, 1, 1) + timedelta(days=draw(st.integers(0, 36_523)))
     body = f"{head}{day:%Y%m%d}{draw(st.integers(0, 999)):03}"
     return body + mod_11_2(body)
+
+
+@st.composite
+def synthetic_numbers(draw: st.DrawFn) -> str:
+    """Any valid number of the synthetic ranges ("Decided" 11): born 18xx, or address 710000 and born until today."""
+    if draw(st.booleans()):
+        return draw(family_numbers())
+    day = date(1900, 1, 1) + timedelta(days=draw(st.integers(0, 45_800)))
+    body = f"710000{day:%Y%m%d}{draw(st.integers(0, 999)):03}"
+    return body + mod_11_2(body)
+
+
+@settings(deadline=None)
+@given(synthetic_numbers(), st.sampled_from([1, 2, 3]))
+def test_no_single_error_and_no_swap_validates_in_any_number(number: str, declared: int) -> None:
+    """Not one valid number stays valid with one wrong character or two different neighbours changed about."""
+    assert isinstance(parse(declared, number, "", TODAY), Parsed)
+    for place, right in enumerate(number):
+        wrongs = [number[:place] + char + number[place + 1 :] for char in "0123456789X" if char != right]
+        if place < 17 and right != number[place + 1]:
+            wrongs.append(number[:place] + number[place + 1] + right + number[place + 2 :])
+        for wrong in wrongs:
+            assert isinstance(parse(declared, wrong, "", TODAY), Invalid), f"place {place}"
 
 
 MESSES = [

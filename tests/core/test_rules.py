@@ -243,6 +243,10 @@ def test_rows_take_effect_on_their_day() -> None:
     assert rulebook().screen(p.Flight(), ms("2015-07-22")).unrestricted is None
 
 
+PREMIUM = "[parameters.premium_cny]"
+J = 'seat = "SECOND_SLEEPER"'
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
@@ -259,6 +263,61 @@ def test_rows_take_effect_on_their_day() -> None:
         ('id = "venue.golf"', 'id = "venue.golf"\nwhen = { kind = "GOLF" }', "rules for venue: the last row"),
         ('seat = "SIGHTSEEING"', 'seat = "SIGHT"', "no row for seat group SIGHTSEEING"),
         ("[notice.UNKNOWN]", "[notice.UNSAID]", "notice.UNKNOWN: zh"),
+        ("[notice.UNKNOWN]", "[notice.UNSAID]", "notice: unknown entry 'UNSAID'; there are BARRED, INVALID_DOCUMENT"),
+        (PREMIUM, f"{PREMIUM}\ngd = 50000", "parameters.premium_cny.gd: is no province: write its ISO 3166-2:CN"),
+        (PREMIUM, f"{PREMIUM}\nGuangdong = 50000", "parameters.premium_cny.Guangdong: is no province"),
+        ("min_star = 1", "min_star = true", "parameters: min_star must be a whole number from 1 to 5"),
+        ("min_star = 1", "min_star = 1\ng_standing = true", "parameters: g_standing is a switch that no row names"),
+        ("min_star = 1", "min_star = 1\nmax_star = 5", "parameters: max_star is not a parameter"),
+        (
+            "[train]",
+            "[train]\nlist_bar = true",
+            "train: unknown entry 'list_bar'; there are alternatives, basis, items",
+        ),
+        ('OTHER = "SPC-C', 'OTHERS = "SPC-C', "train.basis: unknown entry 'OTHERS'; there are EMU, G, OTHER"),
+        (J, f"{J}\nunitl = 2030-01-01", "train.row SECOND_SLEEPER: unknown entry 'unitl'"),
+        (J, f"{J}\nfrom = 2026-01-01", "train.row SECOND_SLEEPER: its rows leave days without an answer: end with"),
+        (J, f"{J}\nuntil = 2026-01-01", "train.row SECOND_SLEEPER: its rows leave days without an answer"),
+        (
+            J,
+            f"{J}\nfrom = 2026-02-01\nuntil = 2026-02-01",
+            "train.row SECOND_SLEEPER, column G: from must be before until, the first day without the row",
+        ),
+        (
+            'id = "flight"\n',
+            'id = "flight"\nfrom = 2027-01-01\nuntil = 2026-01-01\n',
+            "rule flight: from must be before",
+        ),
+        ('code = "9"', 'code = "9"\nname = "商务座"', "seat 9: unknown entry 'name'; there are alone, code, names"),
+        (
+            'alone = "EMU_SLEEPER"',
+            'alone = "SLEEPER"',
+            "seat A: alone must be one of its groups: EMU_SLEEPER, SOFT_COMP",
+        ),
+        ('"BAR I if g_standing_barred"', '"OPEN"', "parameters: g_standing_barred is a switch that no row names"),
+        (
+            'when = { kind = "NIGHTCLUB" }',
+            'when = { kind = "NIGHT" }',
+            "rule venue.nightclub: kind can never be 'NIGHT'",
+        ),
+        (
+            "is_group = true,",
+            'is_group = "yes",',
+            "rule outbound-tour.group: is_group can never be 'yes'; it is true or",
+        ),
+        ("[1, 2, 3, 4, 5]", '["1"]', "rule lodging.below-star: star_rating can never be '1'; it is a whole number"),
+        ('{ at_least = "min_star" }', '{ over = "premium_cny" }', "rule lodging.star: star_rating must be compared as"),
+        ('{ over = "resort_cap_cny" }', '{ at_least = "min_star" }', "rule resort.capped: amount must be compared as"),
+        (
+            '{ over = "resort_cap_cny" }',
+            '{ over = "resort_cap_cny", at_least = 1 }',
+            "rule resort.capped: amount must be",
+        ),
+        (
+            'when = { kind = "NIGHTCLUB" }\n',
+            "",
+            "rule venue.golf: stands after one for every venue and is never reached",
+        ),
     ],
 )
 def test_a_broken_rulebook_is_refused_by_row(old: str, new: str, named: str) -> None:
@@ -268,6 +327,58 @@ def test_a_broken_rulebook_is_refused_by_row(old: str, new: str, named: str) -> 
     with pytest.raises(RulebookError) as caught:
         parse(source.replace(old, new, 1).encode())
     assert any(named in problem for problem in caught.value.problems), caught.value.problems
+
+
+DATED = """[[train.row]]
+seat = "SECOND_SLEEPER"
+G = "BAR C"
+EMU = "BAR I"
+OTHER = "ALLOW C"
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        (["until = 2026-03-01", "from = 2026-03-01"], ""),
+        (["from = 2015-07-22"], ""),
+        (["from = 2026-03-01\nuntil = 2026-04-01", ""], ""),
+        (["from = 2026-03-01", "until = 2026-04-01"], ""),
+        (["until = 2026-03-01", "from = 2026-03-02"], "its rows leave days without an answer"),
+        (["until = 2026-03-01", "from = 2026-03-01\nuntil = 2026-04-01"], "its rows leave days without an answer"),
+        (["", "from = 2026-03-01"], "a row after the one without dates is never reached"),
+        (["", ""], "a row after the one without dates is never reached"),
+    ],
+)
+def test_a_seat_has_an_answer_on_every_day(rows: list[str], named: str) -> None:
+    """The dated rows of a seat group leave no day on which it is sold to everybody, none is out of reach."""
+    source = RULEBOOK_FILE.read_text("utf-8")
+    shipped = f'[[train.row]]\n{J}      # J\nG = "BAR I"\nEMU = "ALLOW I"\nOTHER = "ALLOW C"\n'
+    assert shipped in source
+    source = source.replace(shipped, "".join(f"{DATED}{dates}\n" for dates in rows))
+
+    if not named:
+        book = parse(source.encode())
+        days = [ms(day) for day in ("2016-01-01", "2026-02-28", "2026-03-01", "2026-03-31", "2026-04-01", "2099-01-01")]
+        assert {book.screen(seat("D301", "J"), day).row.effect for day in days} == {"BAR"}
+        return
+    with pytest.raises(RulebookError) as caught:
+        parse(source.encode())
+    assert [named in problem and "train.row SECOND_SLEEPER" in problem for problem in caught.value.problems] == [True]
+
+
+def test_the_shipped_provinces_are_all_of_them() -> None:
+    """A threshold can be set for each of the 34 provinces, and the caller's letters find it in either case."""
+    codes = [
+        *("BJ", "TJ", "HE", "SX", "NM", "LN", "JL", "HL", "SH", "JS", "ZJ", "AH", "FJ", "JX", "SD", "HA", "HB"),
+        *("HN", "GD", "GX", "HI", "CQ", "SC", "GZ", "YN", "XZ", "SN", "GS", "QH", "NX", "XJ", "TW", "HK", "MO"),
+    ]
+    book = rulebook((PREMIUM, "\n".join([PREMIUM, *(f"{code} = 9" for code in codes)])))
+
+    assert len(codes) == 34
+    for code in codes:
+        for region in (code, code.lower()):
+            assert book.screen(p.Insurance(True, CNY, region), NOW).row.rule_id == "insurance.high"
 
 
 def test_all_problems_are_listed_at_once() -> None:

@@ -65,6 +65,13 @@ def test_help_names_every_verb_and_every_setting() -> None:
         (["serve", "--centre", "127.0.0.1:1", "--workers", "x"], 2, "--workers: must be a whole number"),
         (["serve", "--centre", "check.example:443"], 2, "--centre check.example:443: is not on this machine"),
         (["serve", "--centre", "127.0.0.1:1,"], 2, "name at least one address"),
+        (["serve", "--centre", "127.0.0.1:1,nonsense"], 2, "--centre: 'nonsense' is no address: write HOST:PORT"),
+        (["serve", "--centre", "127.0.0.1:1", "--listen", "nonsense"], 2, "--listen: write HOST:PORT (port 0"),
+        (
+            ["serve", "--centre", "127.0.0.1:1", "--workers", "0", "--centre-ca", "x"],
+            2,
+            "--centre-ca x: cannot be read",
+        ),
         (["serve", "--centre", "127.0.0.1:1", "--centre-cert", "c"], 2, "--centre-cert, --centre-key: give both"),
         (["serve", "--centre", "127.0.0.1:1", "--tls-cert", "c"], 2, "--tls-cert, --tls-key: give both or neither"),
         (
@@ -119,6 +126,34 @@ def test_all_problems_at_once_from_every_source(tmp_path: Path) -> None:
             "--centre: is required, such as 127.0.0.1:50051",
         ]
     )
+
+
+def test_serve_lists_what_is_wrong_with_settings_and_with_the_files_they_name(tmp_path: Path) -> None:
+    """One line for each fault, none for what only follows from another; exit 2, and nothing is made on the way."""
+    key = tmp_path / "key.json"
+    key.write_text("{", "utf-8")
+    key.chmod(0o600)
+    files = {"--roles": "roles.toml", "--tls-cert": "x.pem", "--tls-key": "y.pem", "--centre-ca": "ca.pem"}
+    flags = [word for flag, name in files.items() for word in (flag, tmp_path / name)]
+    ran = run(
+        *("serve", "--workers", "0", "--centre", "nonsense", "--listen", "nonsense", "--data", "/dev/null/x"),
+        *("--ready-file", "/dev/null/x"),
+        *("--key-file", key, *flags),
+    )
+
+    assert ran.code == 2
+    assert sorted(ran.err.splitlines()) == [
+        f"edge: --centre-ca {tmp_path}/ca.pem: cannot be read: No such file or directory",
+        "edge: --centre: 'nonsense' is no address: write HOST:PORT,HOST:PORT,...",
+        "edge: --data /dev/null/x: cannot be written to: Not a directory",
+        "edge: --listen: write HOST:PORT (port 0 = any free one) or unix:PATH",
+        "edge: --ready-file /dev/null/x: cannot be made: Not a directory",
+        "edge: --workers: must be from 1 to 256",
+        f"edge: TLS certificate {tmp_path}/x.pem: cannot be read: No such file or directory",
+        f"edge: key file {key} is not JSON: restore it from your copy; it cannot be made again",
+        f"edge: roles file {tmp_path}/roles.toml: cannot be read: No such file or directory",
+    ]
+    assert list(tmp_path.iterdir()) == [key]
 
 
 def test_settings_become_what_the_parts_want(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 import pytest
 from google.protobuf.json_format import ParseDict
 
+from checker.core import purchase as p
+from checker.core.measure import Item, Kind
+from checker.core.rules import Asked, evaluate
 from loadtest import expectations as law
 from loadtest.expectations import Purchase, Standing, Window
 from loadtest.make_feed import purchase_fields
 from proto.checker.v1 import check_pb2
+from tests.builders import NOW, a_measure, rulebook
 
 P = (Standing("order"),)  # §8: a synthetic person with all nine items active
 LISTED = (Standing("list"),)
@@ -168,3 +172,26 @@ def test_a_name_that_differs_frees_only_the_measure_it_differs_from() -> None:
     purchase = Purchase("flight", "flight", law.BARS, ("FLIGHT",), "")
 
     assert law.answer(purchase, ()) == law.answer(purchase, P, name=law.DIFFERS)
+
+
+THRESHOLDS = ("premium_cny", "school_fee_cny", "resort_cap_cny")
+ABOVE = p.Money("CNY", 2 * 10**9)
+
+
+def test_categories_and_rulebook_agree_on_what_each_measure_reaches() -> None:
+    """Written apart, both say the same of every row that bars and of each category: also of those that bar only above a
+    threshold, of which none ships."""
+    book = rulebook(*((f"[parameters.{name}]", f"[parameters.{name}]\nGD = 1") for name in THRESHOLDS))
+    above = (p.Insurance(True, ABOVE, "GD"), p.School(True, ABOVE, "GD", True), p.Resort("", ABOVE, "GD"))
+    asked = Asked(NOW, NOW, NOW, b"", name_required=False)
+
+    assert [book.screen(purchase, NOW).row.effect for purchase in above] == ["BAR", "BAR", "BAR"]
+    for row in (row for row in book if row.effect == "BAR"):
+        categories = [item.name for item in Item if item & row.items]
+        purchase = Purchase("", row.purchase, law.BARS, tuple(filter(None, categories)), "")
+        listed, unnamed = a_measure(kind=Kind.LIST, items=0), a_measure()
+        assert law.answer(purchase, LISTED).reason == evaluate(listed, row, asked).reason.name, row.rule_id
+        assert law.answer(purchase, P).reason == evaluate(unnamed, row, asked).reason.name, row.rule_id
+        for item in Item:
+            named = law.answer(purchase, (Standing("order", frozenset({item.name or ""})),))
+            assert named.reason == evaluate(a_measure(items=item), row, asked).reason.name, (row.rule_id, item)

@@ -1,5 +1,6 @@
 """Claims about the node-wide quota."""
 
+import logging
 import multiprocessing
 import os
 from collections import Counter
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checker.errors import Overloaded, UsageError
-from checker.rpc.quota import Quota, create
+from checker.rpc.quota import ALARM_SECONDS, Alarm, Quota, create
 from checker.rpc.roles import Caller, Role, Roles
 
 
@@ -166,3 +167,23 @@ def test_a_worker_with_other_roles_is_refused(tmp_path: Path) -> None:
         Quota(tmp_path / "q", _roles(_caller("a", 20, 10)))
 
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_alarm_counts_every_refusal_and_says_so_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand refusals are one line; the next line of that caller comes later, with what was refused since."""
+    clock = Clock()
+    alarm = Alarm(logging.getLogger("test"), clock)
+    for _ in range(1000):
+        alarm("a", 2)
+    alarm("b", 3)
+    clock.now += ALARM_SECONDS - 0.1
+    alarm("a", 5)
+    clock.now += 0.1
+    alarm("a", 7)
+
+    assert alarm.refused == {"a": 2012, "b": 3}
+    assert [(line.caller, line.items, line.refused) for line in caplog.records] == [  # type: ignore[attr-defined]
+        ("a", 2, 2),
+        ("b", 3, 3),
+        ("a", 2010, 2012),
+    ]

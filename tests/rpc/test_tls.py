@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ TRAIN = check_pb2.CheckRequest(purchase=check_pb2.Purchase(train=check_pb2.Train
 FLIGHT = check_pb2.CheckRequest(purchase=check_pb2.Purchase(flight=check_pb2.Flight()))
 
 
+CLOSED = r"failed to connect to all addresses; last error: [A-Z]+: ipv4:{}: (Socket closed|.*[Rr]eset by peer.*)"
+
+
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
@@ -61,7 +65,8 @@ async def _status(*args: Any) -> tuple[grpc.StatusCode, str]:
 async def test_mutual_tls_lets_in_exactly_whom_the_roles_file_names(authority: Authority, tmp_path: Path) -> None:
     """The matrix: each kind of client certificate with its exact status; only the right role gets an answer.
 
-    A certificate that TLS itself refuses ends the connection, so that client sees UNAVAILABLE and no reason.
+    A certificate that TLS itself refuses ends the connection, so that client sees UNAVAILABLE and no reason: only that
+    whoever listens there closed it.
     """
     stranger = Authority(tmp_path, "stranger")
     right = authority.issue("rail", uri=RAIL)
@@ -101,8 +106,9 @@ async def test_mutual_tls_lets_in_exactly_whom_the_roles_file_names(authority: A
             status = await _status(tiny.address, authority.cert, pair, request)
             assert status == (grpc.StatusCode.PERMISSION_DENIED, says)
         for bad in connection_refused:
-            code, _ = await _status(tiny.address, authority.cert, bad)
+            code, details = await _status(tiny.address, authority.cert, bad)
             assert code is grpc.StatusCode.UNAVAILABLE
+            assert re.fullmatch(CLOSED.format(re.escape(tiny.address)), details), details
         assert [call.caller.name for call in tiny.servicer.calls] == [RAIL, RAIL]
 
 
@@ -125,8 +131,9 @@ async def test_a_client_refuses_a_server_of_another_authority(authority: Authori
     """A client that trusts another authority does not talk to this server."""
     stranger = Authority(tmp_path, "stranger")
     async with served(Callers.tls(ROLES), credentials=server_credentials(_files(authority))) as tiny:
-        code, _ = await _status(tiny.address, stranger.cert, authority.issue("rail", uri=RAIL))
+        code, details = await _status(tiny.address, stranger.cert, authority.issue("rail", uri=RAIL))
         assert code is grpc.StatusCode.UNAVAILABLE
+        assert "CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate" in details
 
 
 async def test_new_certificates_are_served_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
