@@ -160,8 +160,15 @@ def judged(plan: Plan, folder: Path) -> Report:
 
 
 def judge(plan: Plan, driven: Driven) -> Report:
-    """The report of what was driven: the SLA's lines, and one more where the run ended early."""
+    """The report of what was driven: the SLA's lines, one for the prober's answers, and one where the run ended early.
+
+    An answer is wrong whoever asked: what the prober saw fails the run as what locust saw does.
+    """
     lines = slas.judge(plan.sla, driven.recorder, plan.driven_rate, driven.memory_growth)
+    if driven.probe is not None:
+        whole = driven.probe.select()
+        measured = f"{whole.wrong:,} wrong of {whole.answered:,}"
+        lines.insert(1, Line("prober answers", "none wrong", measured, not whole.wrong))
     if driven.problem:
         lines.append(Line("run", "to its end", driven.problem, False))
     return Report(
@@ -179,7 +186,7 @@ def _show(report: Report) -> None:
     aims = max(len(line.target) for line in report.lines)
     for line in report.lines:
         print(f"  {'PASS' if line.passed else 'FAIL'}  {line.name:<{wide}}  {line.target:<{aims}}  {line.measured}")
-    for text in report.driven.recorder.told[:5]:
+    for text in report.wrong_answers[:5]:
         print(f"  wrong: {text}")
     for text in report.limits:
         print(f"  the tester may be the limit: {text}")
