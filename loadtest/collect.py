@@ -191,9 +191,7 @@ class _Whole:
         """Called each second, before progress is told."""
 
     def _tick(self) -> None:
-        """Each second of a test: progress, and whether to go on."""
-        closed = not (self.options.rate or self.options.replay)
-        seconds = self.options.seconds or (self.sla.seconds if self.sla else 0.0)
+        """Each second of a test: progress, and whether to go on. The users themselves end it when its time is over."""
         while not self.ending and self.runner.state != STATE_STOPPED:
             gevent.sleep(1.0)
             self._collect()
@@ -201,9 +199,7 @@ class _Whole:
                 continue
             now_s = time.time() - self.start_at
             self._tell(now_s)
-            if closed and seconds and now_s >= seconds:
-                self.finish()
-            elif self.sla and (reason := slas.abort_reason(self.sla, self.live, now_s)):
+            if self.sla and (reason := slas.abort_reason(self.sla, self.live, now_s)):
                 self.finish(reason)
 
     def _tell(self, now_s: float) -> None:

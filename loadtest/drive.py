@@ -171,7 +171,7 @@ def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driv
             stack.callback(stand.stop, probe)
         roots = [locust.pid] + ([probe.pid] if probe else [])
         meter = Meter(pids, roots)
-        _watch(locust, meter, told, progress, warmup_s + plan.driven_s + _GRACE_S)
+        _watch(locust, meter, told, progress, warmup_s + plan.driven_s + plan.sla.deadline_ms / 1000 + _GRACE_S)
         if locust.returncode not in (0, 1) or not measured.exists():  # 1: some call failed, which is a measurement
             raise DriveFailed(f"locust ended with exit code {locust.returncode}: {_last_words(folder / 'locust.log')}")
         opinion = _opinion(probe, folder)

@@ -5,7 +5,8 @@ by the first user that starts, so after a fork, and are shared by the process's 
 connections and many calls on each. Every call is told twice: to locust's `request` event, which its web UI, charts and
 CSV files live on, and to our own `Recorder`, which counts microseconds and knows the right answers.
 
-- *Closed loop*: a user asks, waits for the answer, asks again. Latency counts from the call's start.
+- *Closed loop*: a user asks, waits for the answer, asks again. Latency counts from the call's start. At the end each
+  user's last call is waited for: one that is cut off would be counted by nobody, just when the target stands still.
 - *Open loop*: orders come at the workload's own times. A user is a slot: it takes the next order, waits until that is
   due, asks, and takes the next. Latency counts from the intended start, late or not; nothing is skipped. So the number
   of users bounds the calls in flight, and a call that found every slot busy is counted (`loadtest.pace`).
@@ -85,8 +86,8 @@ class Load:
         self.pace = Pace()
         self.start = 0.0  # on time.perf_counter; what was to start before is warm-up and not recorded
         self.start_at = 0.0  # the same in seconds since the epoch
-        self.busy = 0  # slots that still have an order, in an open loop
-        self.ended = False  # whether the schedule came to its end
+        self.busy = 0  # users of a closed loop; in an open loop slots that still have an order
+        self.ended = False  # whether the schedule, or the time of a closed loop, came to its end
         self.finished: Callable[[str], None] = lambda _: None
         """Called when the schedule has ended, or with the reason why it cannot begin."""
         self._seed = f"{options.seed}, process {share} of {of}"
@@ -109,6 +110,16 @@ class Load:
     def now_s(self) -> float:
         """Seconds since the start; below 0 during the warm-up."""
         return time.perf_counter() - self.start
+
+    @property
+    def over(self) -> bool:
+        """Whether no further call is to begin, in a closed loop."""
+        return bool(self._calls) and self.now_s >= self.seconds
+
+    def end(self) -> None:
+        """The last call has ended."""
+        self.ended = True
+        self.finished("")
 
     def begin(self) -> None:
         """Open the channels and set the start, once. Raises ConnectionError naming the target."""
@@ -237,9 +248,26 @@ class ClosedLoop(GrpcUser):
 
     abstract = True
 
+    def on_start(self) -> None:
+        """Count itself among those to be waited for."""
+        self.load.busy += 1
+        super().on_start()
+
+    def on_stop(self) -> None:
+        """The last user says that the test has ended."""
+        self.load.busy -= 1
+        if not self.load.busy and self.load.over:
+            self.load.end()
+
     def order(self) -> Order:
         """The next order."""
         return next(self.load.endless)
+
+    def ask(self, tenant: str, rpc: str, items: Sequence[Item], since: float) -> None:
+        """One call, unless the time is over. Raises StopUser."""
+        if self.load.over:
+            raise StopUser
+        super().ask(tenant, rpc, items, since)
 
 
 class OpenLoop(GrpcUser):
@@ -266,8 +294,7 @@ class OpenLoop(GrpcUser):
         finally:
             load.busy -= 1
         if not load.busy:
-            load.ended = True
-            load.finished("")
+            load.end()
         raise StopUser
 
 

@@ -127,6 +127,8 @@ def _run(args: argparse.Namespace) -> int:
         if args.replay is not None:
             plan = _replayed(plan, args.replay)
         told = f"the SLA's rate is {plan.sla.rate:,.0f} checks/s, driven are {plan.driven_rate:,.0f}"
+        if plan.sla.loop == "closed" and plan.replay is None:
+            told = f"closed loop of {plan.in_flight} users"
         print(f"{plan.sla.name}: {plan.driven_s:,.0f} s against {', '.join(plan.targets)}; {told}", flush=True)
         report = judged(plan, out)
         page = reports.write(report, out)

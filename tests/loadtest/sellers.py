@@ -19,7 +19,8 @@ from proto.checker.v1 import check_pb2_grpc
 class FromFile(check_pb2_grpc.CheckServiceServicer):
     """Right answers for whom the file lists and ALLOWED for the rest, made-up invalid documents included.
 
-    `slow_s`: sleeps for as long; `wrong`: allows everybody; `status`: fails every call.
+    `slow_s`: sleeps for as long; `wrong`: allows everybody; `status`: fails every call; `hangs_after_s`: no answer
+    from so long after its first call on, until `released`.
     """
 
     def __init__(self, people: Path) -> None:
@@ -30,7 +31,10 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
         self.wrong = False
         self.slow_s = 0.0
         self.status: grpc.StatusCode | None = None
+        self.hangs_after_s: float | None = None
+        self.released = threading.Event()
         self.calls = 0
+        self._first = 0.0
         self._lock = threading.Lock()
 
     def _answer(self, asked: pb.CheckRequest) -> pb.CheckResponse:
@@ -41,6 +45,9 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
     def _called(self, context: Any) -> None:
         with self._lock:
             self.calls += 1
+            self._first = self._first or time.monotonic()
+        if self.hangs_after_s is not None and time.monotonic() - self._first >= self.hangs_after_s:
+            self.released.wait()
         if self.slow_s:
             time.sleep(self.slow_s)
         if self.status is not None:
@@ -73,6 +80,7 @@ def served(people: Path, threads: int = 16) -> Iterator[tuple[str, FromFile]]:
     try:
         yield f"127.0.0.1:{port}", servicer
     finally:
+        servicer.released.set()
         server.stop(None).wait()
 
 
@@ -83,13 +91,15 @@ def an_sla(
     rate: float = 60,
     seconds: float = 3,
     deadline_ms: float = 5000,
+    loop: str = "open",
     target: str = "error_share = 0.0",
     more: str = "",
 ) -> Path:
-    """A short open-loop SLA with one [[target]]."""
+    """A short SLA with one [[target]]."""
     path = folder / "sla.toml"
     path.write_text(
         f'name = "short"\n[workload]\ntenants = {tenants}\nrate = {rate}\nseconds = {seconds}\nwarmup_s = 0.5\n'
-        f"deadline_ms = {deadline_ms}\n[[target]]\n{target}\n{more}\n"
+        f'deadline_ms = {deadline_ms}\nloop = "{loop}"\n'
+        f"[[target]]\n{target}\n{more}\n"
     )
     return path

@@ -83,6 +83,44 @@ def test_a_wrong_answer_fails_the_run(people: Path, tmp_path: Path, capsys: pyte
     assert not re.search(r"\d{17}[\dX]", told)
 
 
+def test_a_closed_loop_of_processes_ends_by_itself(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes of two users each ask for a second, have all their answers, and end."""
+    with served(people) as (address, servicer):
+        sla = an_sla(tmp_path, loop="closed", seconds=1, target=GENEROUS)
+        more = ["--in-flight", "4", "--processes", "2", "--warmup", "0", "--no-probe"]
+        run(sla, address, people, tmp_path / "o", *more)
+        measured = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
+        told = capsys.readouterr().out
+
+        assert f"1 s against {address}; closed loop of 4 users" in told
+        assert re.search(r"PASS +all errors +≤ 0 % +0 % \(0 of [1-9]", told), told
+        assert 0 < measured["all"]["calls"] <= servicer.calls  # which sees those before the start too
+    assert (measured["seconds"], measured["ended_early"]) == (1.0, "")
+
+
+def test_a_closed_loop_hides_no_stall_to_the_end(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A target that answers nothing from the middle of a run on holds every user in a call that began in time: each is
+    waited for and counted with its time and as unanswered, so latency and errors fail."""
+    with served(people) as (address, servicer):
+        servicer.hangs_after_s = 1.2
+        target = "p99_ms = 1000\nerror_share = 0.0"
+        sla = an_sla(tmp_path, loop="closed", tenants='["hotel"]', seconds=2, deadline_ms=3000, target=target)
+        # A call each: of four users, the calls that hung are a hundredth of all, and more, only where few went before.
+        servicer.slow_s = 0.05
+        code = run(sla, address, people, tmp_path / "o", "--in-flight", "4", "--warmup", "0", "--no-probe")
+    told = capsys.readouterr().out
+    measured = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))["all"]
+
+    assert code == 1, told
+    assert re.search(r"FAIL +all p99 +≤ 1,000.000 ms +[23],\d\d\d\.\d+ ms", told)
+    assert re.search(r"FAIL +all errors", told)
+    assert measured["errors"] == {"DEADLINE_EXCEEDED": 4}
+
+
 def test_a_target_that_cannot_be_reached_is_exit_3(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
