@@ -28,7 +28,7 @@ from locust.exception import StopUser
 
 from loadtest import sla as slas
 from loadtest import trace
-from loadtest.measured import Recorder
+from loadtest.measured import Recorder, matched
 from loadtest.pace import Pace
 from loadtest.workload import (
     BATCH,
@@ -216,7 +216,7 @@ class GrpcUser(locust.User):
             ended = time.perf_counter()
             size = sum(map(len, received))
             if rpc == STREAM:
-                items, answers = _matched(items, received)
+                items, answers = matched(items, map(pb.CheckResponse.FromString, received))
             elif rpc == BATCH:
                 answers = pb.BatchCheckResponse.FromString(received[0]).items
             else:
@@ -302,15 +302,6 @@ def _streamed(load: Load, items: Sequence[Item]) -> list[bytes]:
     """One stream with a message per item; its answers in the order in which they came."""
     requests = [with_item_id(item.request, str(place)) for place, item in enumerate(items)]
     return list(load.call(STREAM)(iter(requests), timeout=load.deadline_s))
-
-
-def _matched(items: Sequence[Item], received: Sequence[bytes]) -> tuple[list[Item], list[pb.CheckResponse]]:
-    """Items and their answers side by side, by item_id; items without an answer at the end."""
-    answers = {answer.item_id: answer for answer in map(pb.CheckResponse.FromString, received)}
-    pairs = [(item, answers.get(str(place))) for place, item in enumerate(items)]
-    answered = [item for item, answer in pairs if answer is not None]
-    unanswered = [item for item, answer in pairs if answer is None]
-    return answered + unanswered, [answer for _, answer in pairs if answer is not None]
 
 
 def _lag_s(answers: Sequence[pb.CheckResponse]) -> float | None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from loadtest import sla as slas
-from loadtest.measured import Recorder, Series
+from loadtest.measured import Recorder, Series, matched
 from loadtest.workload import BATCH, CHECK, STREAM, Item, Order, People, batch_request, orders, with_item_id
 from proto.checker.v1 import check_pb2 as pb
 
@@ -138,12 +138,13 @@ class _Prober:
             )
             return
         ended = time.perf_counter()
+        answers: Sequence[pb.CheckResponse]
         if order.rpc == BATCH:
             answers = list(pb.BatchCheckResponse.FromString(received[0]).items)
         else:
             answers = [pb.CheckResponse.FromString(each) for each in received]
         if order.rpc == STREAM:
-            answers.sort(key=lambda answer: int(answer.item_id))
+            items, answers = matched(items, answers)
         outcomes = [answer.outcome for answer in answers]
         self.recorder.answered(order.tenant, order.rpc, (ended - due) * 1e6, ended - start, items, outcomes)
 

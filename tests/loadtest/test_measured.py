@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest import expectations as law
-from loadtest.measured import LONGEST_US, MALFORMED, MOST_TOLD, NO_ANSWER, Recorder, Run, Second, Series, merged
+from loadtest.measured import (
+    LONGEST_US,
+    MALFORMED,
+    MOST_TOLD,
+    NO_ANSWER,
+    SURPLUS,
+    Recorder,
+    Run,
+    Second,
+    Series,
+    matched,
+    merged,
+)
 from loadtest.workload import BATCH, CHECK, RPCS, Item
 from proto.checker.v1 import check_pb2 as pb
 
@@ -212,6 +224,42 @@ def test_items_without_an_answer_are_errors() -> None:
     assert whole.answered == 1
     assert whole.error_share == 0.75
     assert whole.wrong == 0
+
+
+def test_surplus_answers_cancel_no_missing_ones() -> None:
+    """Sixty items without an answer and two batches answered with a hundred too many: every check of the three calls is
+    an error, since nobody can tell whose the surplus answers are."""
+    recorder = Recorder()
+    recorder.answered("rail", BATCH, 5, 0, [item()] * 60, [])
+    for _ in range(2):
+        recorder.answered("rail", BATCH, 5, 0, [item()] * 3, [pb.OUTCOME_ALLOWED] * 103)
+    whole = recorder.select()
+    assert whole.errors == {NO_ANSWER: 60, SURPLUS: 6}
+    assert (whole.checks, whole.answered, recorder.by_second[0].errors) == (66, 0, 66)
+
+
+@pytest.mark.parametrize(
+    ("answered", "errors", "right"),
+    [
+        (["2", "0", "1"], {}, 3),
+        (["2", "0"], {NO_ANSWER: 1}, 2),
+        (["0", "1", "7"], {SURPLUS: 3}, 0),
+        (["0", "0", "1", "2"], {SURPLUS: 3}, 0),
+        (["", "1", "2"], {SURPLUS: 3}, 0),
+    ],
+)
+def test_a_streams_answers_belong_to_the_items_they_name(
+    answered: list[str], errors: dict[str, int], right: int
+) -> None:
+    """In whatever order they come; one that is missing moves no other, one that nobody asked for spoils the call."""
+    expected = (law.ALLOWED, law.BARRED, law.INVALID_DOCUMENT)
+    outcomes = {str(place): OUTCOMES[word] for place, word in enumerate(expected)}
+    answers = [pb.CheckResponse(item_id=each, outcome=outcomes.get(each, 1)) for each in answered]  # type: ignore[arg-type]
+    items, got = matched([item(word) for word in expected], answers)
+    recorder = Recorder()
+    recorder.answered("tour", "StreamCheck", 5, 0, items, [answer.outcome for answer in got])
+    whole = recorder.select()
+    assert (whole.errors, whole.answered, whole.wrong) == (errors, right, 0)
 
 
 def test_failed_calls_count_by_status_and_with_their_time() -> None:
