@@ -210,6 +210,8 @@ def _probe(plan: Plan, out: Path, told: Path) -> list[str]:
     rate = min(PROBE_RATE, plan.driven_rate / 20)
     command = [sys.executable, "-m", "loadtest.probe", "--target", ",".join(plan.targets), "--people", str(plan.people)]
     command += ["--sla", str(plan.sla_file), "--rate", str(rate), "--seconds", str(plan.driven_s), "--seed", plan.seed]
+    if plan.sla.loop == "open" and plan.replay is None:  # else no profile says when locust's calls are many
+        command += ["--load-profile", plan.sla.profile]
     return [*command, "--after", str(told), "--out", str(out)]
 
 

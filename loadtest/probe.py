@@ -1,10 +1,11 @@
 """A second opinion on locust's percentiles: a small open-loop prober on grpc.aio, in a process of its own.
 
 gRPC's maintainers do not recommend its gevent mode, and a busy loader delays its own calls. So while locust drives the
-load, this process makes the same kind of orders at a low rate, by another implementation of client and event loop, and
-`compare` says where the two disagree: where locust's percentile lies outside the range in which the prober's true
-percentile lies with 99 % confidence (from the ranks of its own calls, so few calls make a wide range), widened by
-TOLERANCE and SLACK_MS, since the two differ a little in what they send.
+load, this process makes the same kind of orders at a low rate that follows the same profile (else the two would weigh a
+sale opening differently), by another implementation of client and event loop, and `compare` says where they disagree:
+where locust's percentile lies outside the range in which the prober's true percentile lies with 99 % confidence (from
+the ranks of its own calls, so few calls make a wide range), widened by TOLERANCE and SLACK_MS, since the two differ a
+little in what they send.
 
     python -m loadtest.probe --target ADDR --people people.csv --sla FILE --rate 20 --seconds 60 --out probe.json
 """
@@ -23,7 +24,7 @@ import grpc
 
 from loadtest import sla as slas
 from loadtest.measured import Recorder, Series, matched
-from loadtest.workload import BATCH, CHECK, STREAM, Item, Order, People, batch_request, orders, with_item_id
+from loadtest.workload import BATCH, CHECK, PROFILES, STREAM, Item, Order, People, batch_request, orders, with_item_id
 from proto.checker.v1 import check_pb2 as pb
 
 TOLERANCE = 0.25
@@ -151,7 +152,15 @@ class _Prober:
 
 async def _probe(args: argparse.Namespace, sla: slas.Sla, people: People) -> Recorder:
     prober = _Prober(args.target.split(","), sla.deadline_ms / 1000)
-    await prober.run(orders(people, sla.tenants, rate_per_s=args.rate, seconds=args.seconds, seed=f"probe {args.seed}"))
+    schedule = orders(
+        people,
+        sla.tenants,
+        rate_per_s=args.rate,
+        seconds=args.seconds,
+        seed=f"probe {args.seed}",
+        profile=args.load_profile,
+    )
+    await prober.run(schedule)
     prober.recorder.seconds = args.seconds
     return prober.recorder
 
@@ -168,12 +177,13 @@ def _wait(told: Path) -> None:
 
 def main() -> int:
     """Probe and write what was measured."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.probe", description="A low, steady rate by grpc.aio.")
+    parser = argparse.ArgumentParser(prog="python -m loadtest.probe", description="A low rate by grpc.aio.")
     parser.add_argument("--target", required=True, metavar="ADDR[,ADDR]")
     parser.add_argument("--people", required=True, type=Path, metavar="FILE")
     parser.add_argument("--sla", required=True, type=Path, metavar="FILE")
     parser.add_argument("--rate", required=True, type=float, metavar="R", help="checks per second")
     parser.add_argument("--seconds", required=True, type=float, metavar="S")
+    parser.add_argument("--load-profile", default="steady", choices=PROFILES, help="how locust's rate changes")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--after", type=Path, metavar="FILE", help="locust's progress: start when it does")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE")

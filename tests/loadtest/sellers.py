@@ -92,6 +92,7 @@ def an_sla(
     seconds: float = 3,
     deadline_ms: float = 5000,
     loop: str = "open",
+    profile: str = "steady",
     target: str = "error_share = 0.0",
     more: str = "",
 ) -> Path:
@@ -99,7 +100,7 @@ def an_sla(
     path = folder / "sla.toml"
     path.write_text(
         f'name = "short"\n[workload]\ntenants = {tenants}\nrate = {rate}\nseconds = {seconds}\nwarmup_s = 0.5\n'
-        f'deadline_ms = {deadline_ms}\nloop = "{loop}"\n'
+        f'deadline_ms = {deadline_ms}\nloop = "{loop}"\nprofile = "{profile}"\n'
         f"[[target]]\n{target}\n{more}\n"
     )
     return path

@@ -142,6 +142,27 @@ def test_failures_are_counted_by_status_and_an_abort_ends_the_run(people: Path, 
     assert driven.recorder.seconds < 15
 
 
+def test_the_prober_follows_the_slas_profile(people: Path, tmp_path: Path) -> None:
+    """In five steps up to a rate it makes the very calls of that profile at a twentieth of the rate, not those of
+    the steady rate's."""
+    file = an_sla(tmp_path, rate=400, seconds=3, profile="step")
+    with served(people) as (address, _):
+        driven = drive(a_plan(file, address, people, probe=True, warmup_s=0.0), tmp_path)
+    made = {
+        profile: list(
+            orders(
+                People.read(people), slas.read(file).tenants, rate_per_s=20, seconds=3, seed="probe 1", profile=profile
+            )
+        )
+        for profile in ("step", "steady")
+    }
+
+    assert driven.probe is not None
+    whole = driven.probe.select()
+    assert (whole.calls, whole.checks) == (len(made["step"]), sum(len(order.items) for order in made["step"]))
+    assert whole.calls != len(made["steady"])
+
+
 def test_a_lost_loader_process_ends_the_run(people: Path, tmp_path: Path) -> None:
     """With one of two loader processes killed, half the load is missing: the run ends soon and says why."""
     killed: list[int] = []
