@@ -13,10 +13,11 @@ CSV files live on, and to our own `Recorder`, which counts microseconds and know
 """
 
 import argparse
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,7 +49,8 @@ grpc.experimental.gevent.init_gevent()  # after locust's import, which patches f
 
 CONNECTIONS = 4
 """Connections of a process to each target."""
-ENDLESS_S = 3600.0
+ROUND_S = 3600.0
+"""A test without an end comes in rounds of this length: so long is a profile then, and so often are orders seeded."""
 _READY_S = 10.0
 _LEAD_S = 0.2  # between the first slot's arrival and the start of the schedule
 _METHODS = {CHECK: "unary_unary", BATCH: "unary_unary", STREAM: "stream_stream"}
@@ -78,7 +80,7 @@ class Load:
         self.deadline_s = (options.deadline_ms or (1000.0 if sla is None else sla.deadline_ms)) / 1000
         self.warmup_s = sla.warmup_s if options.warmup is None and sla is not None else options.warmup or 0.0
         self.rate = options.rate or (0.0 if sla is None else sla.rate)
-        self.seconds = options.seconds or (ENDLESS_S if sla is None else sla.seconds)
+        self.seconds = options.seconds or (math.inf if sla is None else sla.seconds)
         self.profile = options.load_profile or ("steady" if sla is None else sla.profile)
         self.batch = int(options.batch)
         self.replay = Path(options.replay) if options.replay else None
@@ -161,14 +163,19 @@ class Load:
             return islice(trace.read(self.replay), self._share, None, self._of)
         warmup = self._made(self.rate, self.warmup_s, "steady", "warm-up") if self.warmup_s else iter(())
         early = (order._replace(at_s=order.at_s - self.warmup_s) for order in warmup)
-        return chain(early, self._made(self.rate, self.seconds, self.profile, "run"))
+        if math.isfinite(self.seconds):
+            return chain(early, self._made(self.rate, self.seconds, self.profile, "run"))
+        return chain(early, self._rounds())
+
+    def _rounds(self) -> Iterator[Order]:
+        for turn in count():
+            for order in self._made(self.rate, ROUND_S, self.profile, f"round {turn}"):
+                yield order._replace(at_s=order.at_s + turn * ROUND_S)
 
     def _endless(self) -> Iterator[Order]:
         """Orders whose times do not count."""
-        turn = 0
-        while True:
-            yield from self._made(1000.0, ENDLESS_S, "steady", f"closed loop {turn}")
-            turn += 1
+        for turn in count():
+            yield from self._made(1000.0, ROUND_S, "steady", f"closed loop {turn}")
 
     def _made(self, rate: float, seconds: float, profile: str, part: str) -> Iterator[Order]:
         seed = f"{self._seed}, {part}"

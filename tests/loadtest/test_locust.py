@@ -49,17 +49,26 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def command(address: str, people: Path, *more: str) -> list[str]:
+def command(address: str, people: Path, *more: str, file: Path = LOCUSTFILE) -> list[str]:
     """Locust on our locustfile."""
-    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", address, "--people", str(people), *more]
+    return [sys.executable, "-m", "locust", "-f", str(file), "--host", address, "--people", str(people), *more]
 
 
-def headless(address: str, people: Path, folder: Path, *more: str) -> tuple[Recorder, Pace, Json]:
+def changed(folder: Path, change: str) -> Path:
+    """Our locustfile after some lines that change its modules."""
+    file = folder / "locustfile.py"
+    file.write_text(f"from loadtest import collect, grpc_user\n{change}\nfrom loadtest.locustfile import *\n", "utf-8")
+    return file
+
+
+def headless(
+    address: str, people: Path, folder: Path, *more: str, file: Path = LOCUSTFILE
+) -> tuple[Recorder, Pace, Json]:
     """Run to the end; what was measured."""
     out = folder / "measured.json"
     options = ["--headless", "--only-summary", "--measured", str(out), "--loglevel", "WARNING"]
     done = subprocess.run(
-        command(address, people, *options, *more), capture_output=True, text=True, timeout=60, check=False
+        command(address, people, *options, *more, file=file), capture_output=True, text=True, timeout=60, check=False
     )
     assert out.exists(), done.stderr
     made = json.loads(out.read_text())
@@ -201,3 +210,37 @@ def test_interrupting_a_run_still_hands_over_what_was_measured(
     assert recorder.select().calls > 20
     assert 1 < recorder.seconds < 20
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("users", [["--rate", "60"], ["Unary"]])
+def test_a_test_without_an_end_goes_on_and_checks_answers_to_the_last(
+    service: tuple[str, FromFile], people: Path, tmp_path: Path, users: list[str]
+) -> None:
+    """Neither --seconds nor --sla: after its first round, here of half a second, an open loop has orders and a closed
+    one is still recorded."""
+    out, told = tmp_path / "measured.json", tmp_path / "told.jsonl"
+    options = ["--headless", "--only-summary", "--measured", str(out), "--progress", str(told)]
+    options += ["--users", "4", "--spawn-rate", "4", *users]
+    file = changed(tmp_path, "grpc_user.ROUND_S = 0.5")
+    process = subprocess.Popen(
+        command(service[0], people, *options, file=file),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def now_s() -> float:
+        lines = told.read_text().splitlines() if told.exists() else []
+        return float(json.loads(lines[-1])["now_s"]) if lines else 0.0
+
+    try:
+        until(lambda: now_s() >= 3 or process.poll() is not None, 60)
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(20)
+    finally:
+        stop(process)
+    recorder = Recorder.from_json(json.loads(out.read_text())["recorder"])
+
+    assert {0, 1, 2} <= set(recorder.by_second)
+    assert recorder.by_second[2].answered > 0
