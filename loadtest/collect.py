@@ -185,7 +185,7 @@ class _Whole:
             self.runner.quit()
 
     def _wait_for_all(self) -> None:
-        """Wait until every process has handed over everything."""
+        """Wait until every process has handed over everything. One that does not is a problem."""
 
     def _collect(self) -> None:
         """Called each second, before progress is told."""
@@ -304,6 +304,8 @@ class _Master(_Whole):
         until = time.monotonic() + _FINALS_S
         while not self._asked.intersection(self._alive()) <= self._handed_over and time.monotonic() < until:
             gevent.sleep(0.05)
+        if (lost := len(self._asked - self._handed_over)) and not self.problem:
+            self.problem = f"{lost} of {len(self._asked)} loader processes did not hand over what they measured"
 
 
 class _Worker:

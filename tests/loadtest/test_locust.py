@@ -107,6 +107,25 @@ def test_the_figures_of_worker_processes_come_together(
     assert pace.calls == whole.calls
 
 
+def test_a_process_that_does_not_hand_over_is_told(service: tuple[str, FromFile], people: Path, tmp_path: Path) -> None:
+    """Of two processes one has nothing to hand over: the other's figures are written, as part of the calls."""
+    port = str(free_port())
+    more = ["--rate", "100", "--seconds", "1", "--users", "8", "--spawn-rate", "8", "--processes", "2"]
+    more += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
+    dumb = """
+collect._FINALS_S = 3.0
+everything = collect._Asking.everything
+def one_of_two(self):
+    assert "process 0 of" not in grpc_user.GrpcUser.load._seed
+    return everything(self)
+collect._Asking.everything = one_of_two
+"""
+    recorder, _, made = headless(service[0], people, tmp_path, *more, file=changed(tmp_path, dumb))
+
+    assert made["problem"] == "1 of 2 loader processes did not hand over what they measured"
+    assert 0 < recorder.select().calls < service[1].calls
+
+
 def ask(url: str, form: Json | None = None) -> Json:
     """The web UI's own interface."""
     data = urlencode(form).encode() if form is not None else None
