@@ -122,6 +122,7 @@ class _Asking:
         """All that was measured, once the users have stopped."""
         load = GrpcUser.load
         load.recorder.seconds = load.measured_s
+        load.recorder.blame(load.warmup)
         load.pace.slots = self._slots()
         self.handed_over = True
         return {"start_at": load.start_at, "recorder": load.recorder.to_json(), "pace": load.pace.to_json()}

@@ -85,8 +85,9 @@ class Load:
         self.batch = int(options.batch)
         self.replay = Path(options.replay) if options.replay else None
         self.recorder = Recorder()
+        self.warmup = Recorder()  # of calls due before the start; its wrong answers count
         self.pace = Pace()
-        self.start = 0.0  # on time.perf_counter; what was to start before is warm-up and not recorded
+        self.start = 0.0  # on time.perf_counter; what was to start before is warm-up
         self.start_at = 0.0  # the same in seconds since the epoch
         self.busy = 0  # users of a closed loop; in an open loop slots that still have an order
         self.ended = False  # whether the schedule, or the time of a closed loop, came to its end
@@ -233,12 +234,13 @@ class GrpcUser(locust.User):
             failure = error
         latency_us = (ended - since) * 1e6
         wrong = 0
-        if load.start <= since < load.start + load.seconds:
+        if since < load.start + load.seconds:
             at_s = ended - load.start
+            recorder = load.recorder if load.start <= since else load.warmup
             if failure is not None:
-                load.recorder.failed(tenant, rpc, latency_us, at_s, len(items), failure.code().name)
+                recorder.failed(tenant, rpc, latency_us, at_s, len(items), failure.code().name)
             else:
-                wrong = load.recorder.answered(
+                wrong = recorder.answered(
                     tenant, rpc, latency_us, at_s, items, [answer.outcome for answer in answers], _lag_s(answers)
                 )
         self.environment.events.request.fire(

@@ -269,6 +269,13 @@ class Recorder:
             self.by_second.setdefault(number, Second()).merge(second)
         self.told = (self.told + other.told)[:MOST_TOLD]
 
+    def blame(self, warmup: "Recorder") -> None:
+        """Add the wrong answers of a warm-up, and nothing else of it: slow is allowed there, wrong is not."""
+        for key, series in warmup.series.items():
+            if series.wrong:
+                self.series.setdefault(key, Series()).wrong += series.wrong
+        self.told = (self.told + warmup.told)[:MOST_TOLD]
+
     def to_json(self) -> Json:
         """Everything, as plain JSON values."""
         return {

@@ -20,7 +20,7 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
     """Right answers for whom the file lists and ALLOWED for the rest, made-up invalid documents included.
 
     `slow_s`: sleeps for as long; `wrong`: allows everybody; `status`: fails every call; `hangs_after_s`: no answer
-    from so long after its first call on, until `released`.
+    from so long after its first call on, until `released`; `refuses_after_s`: fails every call from then on.
     """
 
     def __init__(self, people: Path) -> None:
@@ -32,6 +32,7 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
         self.slow_s = 0.0
         self.status: grpc.StatusCode | None = None
         self.hangs_after_s: float | None = None
+        self.refuses_after_s: float | None = None
         self.released = threading.Event()
         self.calls = 0
         self._first = 0.0
@@ -46,8 +47,11 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
         with self._lock:
             self.calls += 1
             self._first = self._first or time.monotonic()
-        if self.hangs_after_s is not None and time.monotonic() - self._first >= self.hangs_after_s:
+        served_s = time.monotonic() - self._first
+        if self.hangs_after_s is not None and served_s >= self.hangs_after_s:
             self.released.wait()
+        if self.refuses_after_s is not None and served_s >= self.refuses_after_s:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "as the test asks")
         if self.slow_s:
             time.sleep(self.slow_s)
         if self.status is not None:

@@ -288,6 +288,21 @@ def test_a_wrong_answer_is_told_by_its_line_and_purchase_only() -> None:
     assert NAME not in text
 
 
+def test_of_a_warm_up_only_wrong_answers_count() -> None:
+    """Its calls, latencies and errors are nowhere; its wrong answers are counted and told."""
+    recorder, warmup = Recorder(), Recorder()
+    recorder.answered("rail", BATCH, 5, 0, [item()], [pb.OUTCOME_ALLOWED])
+    warmup.answered("rail", BATCH, 9e6, 0, [item(line=7), item()], [pb.OUTCOME_BARRED, pb.OUTCOME_UNKNOWN])
+    warmup.answered("tour", CHECK, 9e6, 0, [item(line=8)], [pb.OUTCOME_BARRED])
+    warmup.failed("hotel", CHECK, 9e6, 0, 1, "UNAVAILABLE")
+    recorder.blame(warmup)
+    whole = recorder.select()
+    assert (whole.wrong, recorder.select("tour").wrong, len(recorder.told)) == (2, 1, 2)
+    assert (whole.calls, whole.checks, whole.percentile_us(100)) == (1, 1, 5)
+    assert (whole.errors, whole.unknown) == ({}, 0)
+    assert set(recorder.series) == {("rail", BATCH), ("tour", CHECK)}
+
+
 # -- selecting
 
 

@@ -83,6 +83,24 @@ def test_a_wrong_answer_fails_the_run(people: Path, tmp_path: Path, capsys: pyte
     assert not re.search(r"\d{17}[\dX]", told)
 
 
+def test_a_wrong_answer_in_the_warm_up_fails_the_run(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A target that allows everybody for its first second, all of it warm-up, and refuses all calls after it: what was
+    wrong was so in the warm-up, and is told."""
+    with served(people) as (address, servicer):
+        servicer.wrong = True
+        servicer.refuses_after_s = 1.0
+        sla = an_sla(tmp_path, rate=800, seconds=1, target="p99_ms = 60000")
+        run(sla, address, people, tmp_path / "o", "--warmup", "2", "--no-probe")
+    told = capsys.readouterr().out
+    measured = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))["all"]
+
+    assert measured["answers"] == {}
+    assert measured["wrong"] > 0
+    assert re.search(r"wrong: line \d+ of people.csv, train .*: expected BARRED, got ALLOWED", told)
+
+
 def test_a_closed_loop_of_processes_ends_by_itself(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
