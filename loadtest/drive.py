@@ -183,7 +183,7 @@ def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driv
         start_at=made["start_at"],
         probe=opinion,
         problem=made["problem"],
-        watched=bool(pids),
+        watched=any(sample.server_bytes for sample in meter.samples),
     )
 
 

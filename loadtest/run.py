@@ -6,6 +6,7 @@ A ramp starts at the SLA's own rate (or --rate); `loadtest.ramp` says which rate
 import argparse
 import contextlib
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,17 +15,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from loadtest import report as reports
 from loadtest import sla as slas
 from loadtest import trace
+from loadtest.ask import BadPeople
 from loadtest.drive import IN_FLIGHT, DriveFailed, Driven, Plan, Unreachable, drive
 from loadtest.meter import environment
 from loadtest.pace import limits
 from loadtest.probe import compare
 from loadtest.ramp import Trial, highest, search
 from loadtest.report import Report
-from loadtest.sla import Line, Sla
+from loadtest.sla import MOST_RATE, MOST_SECONDS, MOST_WARMUP_S, Line, Sla
 from loadtest.stand import Stand, StandFailed
+from loadtest.workload import People, orders
 
 PASSED, BROKEN, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 _TRIAL_S = 20.0
@@ -239,7 +244,7 @@ def _ramp(args: argparse.Namespace) -> int:
         notes: list[str] = []
         for rate in search(plan.driven_rate, args.trials, trials):
             folder = out / f"trial-{len(trials) + 1:02}-{rate:.0f}"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             report = judged(replace(plan, rate=rate), folder)
             reports.write(report, folder)
             trials.append(_trial(report))
@@ -282,23 +287,20 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
         raise InputError("give --target and --people, or --stand alone")
     if not args.stand and not (args.target and args.people):
         raise InputError("--target and --people belong together, since every answer is checked; or give --stand")
-    for name in ("rate", "seconds"):
-        if getattr(args, name) is not None and getattr(args, name) <= 0:
-            raise InputError(f"--{name} must be above 0")
-    if args.processes < 1 or args.in_flight < args.processes:
-        raise InputError("--processes must be 1 or more, and --in-flight at least as many")
-    if args.people is not None and not args.people.is_file():
-        raise InputError(f"--people {args.people}: is no file; name the people.csv that `loadtest make-feed` wrote")
+    targets = tuple(each.strip() for each in (args.target or "").split(",") if each.strip())
+    if not args.stand and not targets:
+        raise InputError(f"--target {args.target}: names nobody; give HOST:PORT or unix:PATH")
+    _check_numbers(args)
+    if not args.stand:
+        _check_people(args.people, sla)
     out = args.out or Path("run") / f"loadtest-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    _make_folder(out)
     with contextlib.ExitStack() as stack:
-        pids = tuple(args.pid or ())
+        people, pids = args.people, tuple(args.pid or ())
         if args.stand:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xx-")))
             stand = stack.enter_context(Stand(folder, edge=True))
             targets, people, pids = (stand.target.address,), stand.people, (stand.target.pid,)
-        else:
-            targets, people = tuple(each.strip() for each in args.target.split(",") if each.strip()), args.people
-        out.mkdir(parents=True, exist_ok=True)
         yield (
             Plan(
                 sla=sla,
@@ -316,6 +318,43 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
             ),
             out,
         )
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Raises InputError."""
+    for name, most in (("rate", MOST_RATE), ("seconds", MOST_SECONDS)):
+        if (value := getattr(args, name)) is not None and not 0 < value <= most:
+            raise InputError(f"--{name} must be above 0, at most {most:,.0f}")
+    if args.warmup is not None and not 0 <= args.warmup <= MOST_WARMUP_S:
+        raise InputError(f"--warmup must be 0 to {MOST_WARMUP_S:,.0f} seconds")
+    if args.processes < 1 or args.in_flight < args.processes:
+        raise InputError("--processes must be 1 or more, and --in-flight at least as many")
+    for pid in args.pid or ():
+        if not psutil.pid_exists(pid):
+            raise InputError(f"--pid {pid}: is no process of this machine; `pgrep -f 'checker serve'` finds it")
+
+
+def _check_people(file: Path, sla: Sla) -> None:
+    """Raises InputError where the workload cannot be made of them; else each loader process would find that out."""
+    if not file.is_file():
+        raise InputError(f"--people {file}: is no file; name the people.csv that `loadtest make-feed` wrote")
+    try:
+        orders(People.read(file), sla.tenants, rate_per_s=1, seconds=1, seed="")
+    except BadPeople as error:
+        raise InputError(f"--people {file}: {error}") from None
+    except OSError as error:
+        raise InputError(f"--people {file}: {error.strerror}") from None
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--out {out} is a file; name a folder") from None
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name a folder that may be written to") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: may not be written to; name another folder")
 
 
 def _sla(text: str) -> tuple[Sla, Path]:

@@ -172,6 +172,42 @@ def test_wrong_input_is_exit_2(arguments: list[str], said: str, capsys: pytest.C
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["run", "ramp"])
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--rate", "nan", "--rate must be above 0, at most 10,000,000"),
+        ("--rate", "inf", "--rate must be above 0, at most 10,000,000"),
+        ("--seconds", "inf", "--seconds must be above 0, at most 1,000,000"),
+        ("--seconds", "nan", "--seconds must be above 0"),
+        ("--warmup", "-5", "--warmup must be 0 to 3,600 seconds"),
+        ("--warmup", "nan", "--warmup must be 0 to 3,600 seconds"),
+        ("--target", ",", "--target ,: names nobody; give HOST:PORT or unix:PATH"),
+        ("--pid", "999999999", "--pid 999999999: is no process of this machine"),
+        ("--people", "FILE", "FILE: is not of this version: make it again with `loadtest make-feed`"),
+        ("--people", "NOBODY", "NOBODY: bars nobody from what tenant rail sells: make it with more --people"),
+        ("--out", "FILE", "FILE is a file; name a folder"),
+        ("--out", "FILE/below", "FILE/below is a file; name a folder"),
+    ],
+)
+def test_no_wrong_input_reads_as_a_failed_sla(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, option: str, value: str, said: str
+) -> None:
+    """Exit 2 and one line, before anything is driven and before the target is asked, which is not there."""
+    (tmp_path / "FILE").write_text("a,b\n1,2\n")
+    lines = people.read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "NOBODY").write_text(
+        "".join([lines[0], *(line for line in lines[1:] if "BARRED" not in line)]), "utf-8"
+    )
+    here = {"--people": str(people), "--target": "127.0.0.1:1", "--out": str(tmp_path / "o")}
+    here[option] = str(tmp_path / value) if option in ("--people", "--out") else value
+
+    assert main([verb, "--sla", str(an_sla(tmp_path)), *(word for pair in here.items() for word in pair)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
 def test_a_trace_is_driven_as_it_stands(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every order of the trace and no other, by two processes; the rate told is the trace's own."""
     sla = an_sla(tmp_path, rate=9, target="p99_ms = 60000")
