@@ -90,6 +90,8 @@ class Driven:
     """Whether the target's processes could be seen."""
 
     @property
+    probe_failed: str = ""
+    """What became of a prober that measured nothing; empty where it did, was not asked to, or the run was cut short."""
     def checks(self) -> int:
         """Checks asked in the measured time, the prober's included."""
         return self.recorder.select().checks + (self.probe.select().checks if self.probe else 0)
@@ -174,8 +176,11 @@ def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driv
         _watch(locust, meter, told, progress, warmup_s + plan.driven_s + plan.sla.deadline_ms / 1000 + _GRACE_S)
         if locust.returncode not in (0, 1) or not measured.exists():  # 1: some call failed, which is a measurement
             raise DriveFailed(f"locust ended with exit code {locust.returncode}: {_last_words(folder / 'locust.log')}")
-        opinion = _opinion(probe, folder)
-    made = json.loads(measured.read_text("utf-8"))
+        made = json.loads(measured.read_text("utf-8"))
+        opinion = _opinion(probe, folder, _PROBE_END_S + (0.0 if made["problem"] else plan.sla.deadline_ms / 1000))
+        failed = ""
+        if probe is not None and probe.returncode:
+            failed = f"The prober failed with exit code {probe.returncode}: see {folder / 'probe.log'}."
     return Driven(
         recorder=Recorder.from_json(made["recorder"]),
         pace=Pace.from_json(made["pace"]),
@@ -189,6 +194,7 @@ def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driv
 
 def _locust(plan: Plan, measured: Path, told: Path) -> list[str]:
     slots = max(plan.in_flight, plan.processes)
+        probe_failed=failed,
     command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"]
     command += ["--loglevel", "WARNING", "--host", ",".join(plan.targets), "--people", str(plan.people)]
     command += ["--users", str(slots), "--spawn-rate", str(slots), "--sla", str(plan.sla_file), "--seed", plan.seed]
@@ -234,12 +240,12 @@ def _watch(locust: "subprocess.Popen[bytes]", meter: Meter, told: Path, progress
             raise DriveFailed(f"locust had not ended {_GRACE_S:.0f} s after its time")
 
 
-def _opinion(probe: "subprocess.Popen[bytes] | None", folder: Path) -> Recorder | None:
-    """What the prober measured; nothing when the run was cut short and it was not done."""
+def _opinion(probe: "subprocess.Popen[bytes] | None", folder: Path, seconds: float) -> Recorder | None:
+    """What the prober measured, if it ends within `seconds`; nothing when it failed or the run was cut short."""
     if probe is None:
         return None
     with contextlib.suppress(subprocess.TimeoutExpired):
-        probe.wait(_PROBE_END_S)
+        probe.wait(seconds)
     out = folder / "probe.json"
     return Recorder.from_json(json.loads(out.read_text("utf-8"))) if probe.returncode == 0 and out.exists() else None
 

@@ -137,7 +137,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "busiest_share": max((sample.busiest_share for sample in driven.samples), default=None),
         },
         "probe": {
-            "agrees": not report.disagreements,
+            "agrees": not report.disagreements if report.opinions else None,
+            "failed": driven.probe_failed,
             "tolerance": TOLERANCE,
             "slack_ms": SLACK_MS,
             "opinions": [each._asdict() | {"agrees": each.agrees} for each in report.opinions],
@@ -384,6 +385,8 @@ def _tester(report: Report) -> list[str]:
 
 def _second_opinion(report: Report) -> list[str]:
     probe = report.driven.probe
+    if report.driven.probe_failed:
+        return [_paragraph(report.driven.probe_failed, "note")]
     if probe is None:
         return [_paragraph("The prober was not asked, or was cut short with the run.")]
     whole = probe.select()

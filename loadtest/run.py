@@ -202,6 +202,8 @@ def _show(report: Report) -> None:
     if (cost := report.driven.server_cpu_us) is not None:
         print(f"  target: {cost:,.1f} µs of processor time per check")
 
+    if report.driven.probe_failed:
+        print(f"  second opinion: {report.driven.probe_failed}")
 
 class _Bar:
     """Progress: one line that is written over on a terminal, a line every ten seconds elsewhere."""

@@ -17,6 +17,8 @@ from loadtest import sla as slas
 from loadtest.drive import Driven, Plan, Unreachable, drive
 from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
 from loadtest.pace import limits
+from loadtest.report import to_html, to_json
+from loadtest.run import judge
 from loadtest.stand import Stand
 from loadtest.workload import People, orders
 from tests.loadtest.sellers import an_sla, served
@@ -161,6 +163,29 @@ def test_the_prober_follows_the_slas_profile(people: Path, tmp_path: Path) -> No
     whole = driven.probe.select()
     assert (whole.calls, whole.checks) == (len(made["step"]), sum(len(order.items) for order in made["step"]))
     assert whole.calls != len(made["steady"])
+
+
+def test_a_prober_that_fails_is_no_silent_one(people: Path, tmp_path: Path) -> None:
+    """Killed in the middle of a run, it is told in the report with its exit code and its log; the run goes on."""
+    killed: list[int] = []
+
+    def kill(told: dict[str, Any]) -> None:
+        if told["now_s"] > 0.5 and not killed:
+            (prober,) = [each for each in psutil.Process().children() if "loadtest.probe" in each.cmdline()]
+            killed.append(prober.pid)
+            prober.kill()
+
+    with served(people) as (address, _):
+        plan = a_plan(an_sla(tmp_path, seconds=3), address, people, probe=True)
+        driven = drive(plan, tmp_path, kill)
+    report = judge(plan, driven)
+    said = f"The prober failed with exit code -9: see {tmp_path / 'probe.log'}."
+
+    assert killed
+    assert (driven.probe, driven.problem, driven.probe_failed) == (None, "", said)
+    assert said in to_html(report)
+    assert to_json(report)["probe"]["agrees"] is None
+    assert to_json(report)["probe"]["failed"] == said
 
 
 def test_a_lost_loader_process_ends_the_run(people: Path, tmp_path: Path) -> None:
