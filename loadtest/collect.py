@@ -20,6 +20,7 @@ from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from loadtest import sla as slas
 from loadtest.ask import BadPeople
+from loadtest.channels import add_options
 from loadtest.grpc_user import GrpcUser, Load, OpenLoop, targets
 from loadtest.measured import Recorder, Series
 from loadtest.pace import Pace
@@ -59,6 +60,7 @@ def _add_options(parser: LocustArgumentParser) -> None:
         help="write what was measured, as JSON, at the end",
         include_in_web_ui=False,
     )
+    add_options(add, include_in_web_ui=False)
     add("--progress", default="", metavar="FILE", help="write a line of JSON each second", include_in_web_ui=False)
 
 

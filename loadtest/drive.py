@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 
 from loadtest import stand
+from loadtest.channels import PLAINTEXT, Tls
 from loadtest.measured import Recorder
 from loadtest.meter import Meter, Sample, listeners, memory_growth
 from loadtest.pace import Pace
@@ -62,6 +63,7 @@ class Plan:
     probe: bool = True
     replay: Path | None = None
     pids: tuple[int, ...] = ()
+    tls: Tls = PLAINTEXT
 
     @property
     def driven_rate(self) -> float:
@@ -88,10 +90,10 @@ class Driven:
     """Why it ended early; empty when it did not."""
     watched: bool = False
     """Whether the target's processes could be seen."""
-
-    @property
     probe_failed: str = ""
     """What became of a prober that measured nothing; empty where it did, was not asked to, or the run was cut short."""
+
+    @property
     def checks(self) -> int:
         """Checks asked in the measured time, the prober's included."""
         return self.recorder.select().checks + (self.probe.select().checks if self.probe else 0)
@@ -135,19 +137,22 @@ class Driven:
 Progress = Callable[[dict[str, Any]], None]
 
 
-def reach(targets: Sequence[str], seconds: float = REACH_S) -> None:
-    """Return when every target accepts connections. Raises Unreachable."""
+def reach(targets: Sequence[str], seconds: float = REACH_S, tls: Tls = PLAINTEXT) -> None:
+    """Return when every target accepts connections. Raises Unreachable, BadTls."""
+    hint = ", does it trust --cert and match --ca" if tls.ca else ""
     for target in targets:
-        with grpc.insecure_channel(target) as channel:
+        with tls.channel(target) as channel:
             try:
                 grpc.channel_ready_future(channel).result(seconds)
             except grpc.FutureTimeoutError:
-                raise Unreachable(f"{target} cannot be reached: is it serving, and is this its address?") from None
+                raise Unreachable(
+                    f"{target} cannot be reached: is it serving, and is this its address{hint}?"
+                ) from None
 
 
 def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driven:
     """One run; its files go to `folder`. Raises Unreachable, DriveFailed."""
-    reach(plan.targets)
+    reach(plan.targets, tls=plan.tls)
     measured, told = folder / "measured.json", folder / "progress.jsonl"
     for path in (measured, told, folder / "probe.json"):
         path.unlink(missing_ok=True)
@@ -189,12 +194,12 @@ def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driv
         probe=opinion,
         problem=made["problem"],
         watched=any(sample.server_bytes for sample in meter.samples),
+        probe_failed=failed,
     )
 
 
 def _locust(plan: Plan, measured: Path, told: Path) -> list[str]:
     slots = max(plan.in_flight, plan.processes)
-        probe_failed=failed,
     command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "--only-summary"]
     command += ["--loglevel", "WARNING", "--host", ",".join(plan.targets), "--people", str(plan.people)]
     command += ["--users", str(slots), "--spawn-rate", str(slots), "--sla", str(plan.sla_file), "--seed", plan.seed]
@@ -209,7 +214,7 @@ def _locust(plan: Plan, measured: Path, told: Path) -> list[str]:
         port = str(_free_port())
         command += ["--processes", str(plan.processes), "--master-bind-host", "127.0.0.1"]
         command += ["--master-bind-port", port, "--master-port", port]
-    return command + ([] if plan.sla.loop == "open" else ["Sellers"])
+    return command + plan.tls.words + ([] if plan.sla.loop == "open" else ["Sellers"])
 
 
 def _probe(plan: Plan, out: Path, told: Path) -> list[str]:
@@ -218,7 +223,7 @@ def _probe(plan: Plan, out: Path, told: Path) -> list[str]:
     command += ["--sla", str(plan.sla_file), "--rate", str(rate), "--seconds", str(plan.driven_s), "--seed", plan.seed]
     if plan.sla.loop == "open" and plan.replay is None:  # else no profile says when locust's calls are many
         command += ["--load-profile", plan.sla.profile]
-    return [*command, "--after", str(told), "--out", str(out)]
+    return [*command, *plan.tls.words, "--after", str(told), "--out", str(out)]
 
 
 def _watch(locust: "subprocess.Popen[bytes]", meter: Meter, told: Path, progress: Progress, seconds: float) -> None:

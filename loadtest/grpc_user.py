@@ -29,6 +29,7 @@ from locust.exception import StopUser
 
 from loadtest import sla as slas
 from loadtest import trace
+from loadtest.channels import BadTls, Tls
 from loadtest.measured import Recorder, matched
 from loadtest.pace import Pace
 from loadtest.workload import (
@@ -76,6 +77,7 @@ class Load:
         sla = slas.read(slas.locate(options.sla)) if options.sla else None
         self.targets = targets(host)
         self.people = people
+        self.tls = Tls.of(options)
         self.tenants = TENANTS if sla is None else sla.tenants
         self.deadline_s = (options.deadline_ms or (1000.0 if sla is None else sla.deadline_ms)) / 1000
         self.warmup_s = sla.warmup_s if options.warmup is None and sla is not None else options.warmup or 0.0
@@ -125,7 +127,7 @@ class Load:
         self.finished("")
 
     def begin(self) -> None:
-        """Open the channels and set the start, once. Raises ConnectionError naming the target."""
+        """Open the channels and set the start, once. Raises ConnectionError naming the target, or what is wrong."""
         with self._beginning:
             if self._calls:
                 return
@@ -133,11 +135,13 @@ class Load:
             # Every channel a connection of its own: a service's workers share the port, a connection stays with one.
             options = [("grpc.use_local_subchannel_pool", 1)]
             for target in self.targets * CONNECTIONS:
-                channel = grpc.insecure_channel(target, options=options)
                 try:
+                    channel = self.tls.channel(target, options)
                     grpc.channel_ready_future(channel).result(_READY_S)
                 except grpc.FutureTimeoutError:
                     raise ConnectionError(f"{target} cannot be reached") from None
+                except BadTls as error:
+                    raise ConnectionError(str(error)) from None
                 for rpc, method in _METHODS.items():
                     calls[rpc].append(getattr(channel, method)(f"/checker.v1.CheckService/{rpc}"))
             lead = self.warmup_s + _LEAD_S

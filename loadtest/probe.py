@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from loadtest import sla as slas
+from loadtest.channels import Tls, add_options
 from loadtest.measured import Recorder, Series, matched
 from loadtest.workload import BATCH, CHECK, PROFILES, STREAM, Item, Order, People, batch_request, orders, with_item_id
 from proto.checker.v1 import check_pb2 as pb
@@ -94,12 +95,12 @@ def _range_ms(series: Series, percentile: float) -> tuple[float, float]:
 
 
 class _Prober:
-    def __init__(self, targets: Sequence[str], deadline_s: float) -> None:
+    def __init__(self, targets: Sequence[str], deadline_s: float, tls: Tls) -> None:
         self.recorder = Recorder()
         self._deadline_s = deadline_s
         self._calls: list[dict[str, Any]] = []
         for target in targets:
-            channel = grpc.aio.insecure_channel(target)
+            channel = tls.aio_channel(target)
             service = "/checker.v1.CheckService/"
             self._calls.append(
                 {
@@ -151,7 +152,7 @@ class _Prober:
 
 
 async def _probe(args: argparse.Namespace, sla: slas.Sla, people: People) -> Recorder:
-    prober = _Prober(args.target.split(","), sla.deadline_ms / 1000)
+    prober = _Prober(args.target.split(","), sla.deadline_ms / 1000, Tls.of(args))
     schedule = orders(
         people,
         sla.tenants,
@@ -185,6 +186,7 @@ def main() -> int:
     parser.add_argument("--seconds", required=True, type=float, metavar="S")
     parser.add_argument("--load-profile", default="steady", choices=PROFILES, help="how locust's rate changes")
     parser.add_argument("--seed", default="1")
+    add_options(parser.add_argument)
     parser.add_argument("--after", type=Path, metavar="FILE", help="locust's progress: start when it does")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE")
     args = parser.parse_args()

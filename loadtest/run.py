@@ -21,6 +21,7 @@ from loadtest import report as reports
 from loadtest import sla as slas
 from loadtest import trace
 from loadtest.ask import BadPeople
+from loadtest.channels import BadTls, Tls, add_options
 from loadtest.drive import IN_FLIGHT, DriveFailed, Driven, Plan, Unreachable, drive
 from loadtest.meter import environment
 from loadtest.pace import limits
@@ -48,6 +49,7 @@ exit codes: 0 every line holds, 1 one does not, 2 wrong input, 3 a target cannot
 examples:
   loadtest run --sla rail-peak --target 127.0.0.1:50051 --people run/demo/feed/people.csv --rate 500
   loadtest run --sla my.toml --target 10.0.0.5:50051,10.0.0.6:50051 --people people.csv --processes 4 --out evidence
+  loadtest run --sla airline --target check.example:443 --ca ca.pem --cert me.pem --key me.key --people people.csv
   loadtest run --sla hotel-desk --stand        its own feed, centre and edge, on loopback
 """
 _RAMP = """\
@@ -96,6 +98,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, metavar="N", help=f"calls at once ({IN_FLIGHT})")
     parser.add_argument("--seed", default="1", metavar="S", help="equal seeds and processes make equal orders")
     parser.add_argument("--warmup", type=float, metavar="S", help="driven before, not recorded (default: the SLA's)")
+    add_options(parser.add_argument)
     parser.add_argument("--pid", type=int, action="append", metavar="PID", help="the target's process, to see its CPU")
     parser.add_argument("--no-probe", action="store_true", help="without the second opinion")
     parser.add_argument("--out", type=Path, metavar="DIR", help="for the reports (default run/loadtest-TIME)")
@@ -293,6 +296,11 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
     if not args.stand and not targets:
         raise InputError(f"--target {args.target}: names nobody; give HOST:PORT or unix:PATH")
     _check_numbers(args)
+    tls = Tls.of(args)
+    try:
+        tls.credentials()
+    except BadTls as error:
+        raise InputError(str(error)) from None
     if not args.stand:
         _check_people(args.people, sla)
     out = args.out or Path("run") / f"loadtest-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
@@ -317,6 +325,7 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
                 warmup_s=args.warmup,
                 probe=not args.no_probe,
                 pids=pids,
+                tls=tls,
             ),
             out,
         )

@@ -74,12 +74,15 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
 
 
 @contextmanager
-def served(people: Path, threads: int = 16) -> Iterator[tuple[str, FromFile]]:
-    """The service on a free port."""
+def served(
+    people: Path, threads: int = 16, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[tuple[str, FromFile]]:
+    """The service on a free port; plaintext without credentials."""
     servicer = FromFile(people)
     server = grpc.server(ThreadPoolExecutor(threads))
     check_pb2_grpc.add_CheckServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    free = "127.0.0.1:0"
+    port = server.add_secure_port(free, credentials) if credentials else server.add_insecure_port(free)
     server.start()
     try:
         yield f"127.0.0.1:{port}", servicer

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import grpc
 import pytest
 
 from loadtest.cli import main
@@ -14,6 +15,7 @@ from loadtest.stand import Stand
 from loadtest.trace import write
 from loadtest.workload import BY_NAME, People, orders
 from tests.loadtest.sellers import an_sla, served
+from tests.rpc.certificates import Authority
 
 GENEROUS = "p99_ms = 4000\nerror_share = 0.0"
 
@@ -186,6 +188,9 @@ def test_wrong_input_is_exit_2(arguments: list[str], said: str, capsys: pytest.C
         ("--pid", "999999999", "--pid 999999999: is no process of this machine"),
         ("--people", "FILE", "FILE: is not of this version: make it again with `loadtest make-feed`"),
         ("--people", "NOBODY", "NOBODY: bars nobody from what tenant rail sells: make it with more --people"),
+        ("--cert", "me.pem", "--cert and --key belong together: give both or neither"),
+        ("--server-name", "a", "--cert and --server-name need TLS: give --ca"),
+        ("--ca", "/nowhere.pem", "--ca /nowhere.pem: No such file or directory; name a PEM file"),
         ("--out", "FILE", "FILE is a file; name a folder"),
         ("--out", "FILE/below", "FILE/below is a file; name a folder"),
     ],
@@ -206,6 +211,28 @@ def test_no_wrong_input_reads_as_a_failed_sla(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_target_behind_mutual_tls_is_driven(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Locust's processes, the prober and the first knock all show their certificate; without one, or with an authority
+    that did not sign the server's, nobody is reached (exit 3)."""
+    ours, others = Authority(tmp_path), Authority(tmp_path, "others")
+    server, client = ours.issue("server", server=True), ours.issue("seller", uri="urn:seller")
+    pair = (server.key.read_bytes(), server.cert.read_bytes())
+    credentials = grpc.ssl_server_credentials([pair], ours.cert.read_bytes(), require_client_auth=True)
+    mutual = ["--cert", str(client.cert), "--key", str(client.key)]
+    sla = an_sla(tmp_path, rate=200, seconds=2, target=GENEROUS)
+    with served(people, credentials=credentials) as (address, servicer):
+        for options in ([], ["--ca", str(ours.cert)], ["--ca", str(others.cert), *mutual]):
+            assert run(sla, address, people, tmp_path / "o", *options) == 3
+            assert f"{address} cannot be reached" in capsys.readouterr().err
+        assert servicer.calls == 0
+        run(sla, address, people, tmp_path / "o", "--ca", str(ours.cert), *mutual, "--processes", "2")
+    made = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
+
+    assert made["all"]["calls"] > 50
+    assert made["probe"]["all"]["calls"] > 2
+    assert made["all"]["errors"] == made["probe"]["all"]["errors"] == {}
 
 
 def test_a_trace_is_driven_as_it_stands(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
