@@ -23,6 +23,7 @@ from loadtest import trace
 from loadtest.ask import BadPeople
 from loadtest.channels import BadTls, Tls, add_options
 from loadtest.drive import IN_FLIGHT, DriveFailed, Driven, Plan, Unreachable, drive
+from loadtest.make_feed import DEMO_PEOPLE
 from loadtest.meter import environment
 from loadtest.pace import limits
 from loadtest.probe import compare
@@ -47,7 +48,8 @@ _RUN_EXAMPLES = """\
 exit codes: 0 every line holds, 1 one does not, 2 wrong input, 3 a target cannot be reached
 
 examples:
-  loadtest run --sla rail-peak --target 127.0.0.1:50051 --people run/demo/feed/people.csv --rate 500
+  loadtest run --sla rail-peak --target 127.0.0.1:50061 --rate 100        the edge of `make run`, and its people
+  loadtest run --sla rail-peak --target 127.0.0.1:50051 --people feed/people.csv --rate 500
   loadtest run --sla my.toml --target 10.0.0.5:50051,10.0.0.6:50051 --people people.csv --processes 4 --out evidence
   loadtest run --sla airline --target check.example:443 --ca ca.pem --cert me.pem --key me.key --people people.csv
   loadtest run --sla hotel-desk --stand        its own feed, centre and edge, on loopback
@@ -91,7 +93,12 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sla", required=True, metavar="FILE", help="SLA file, or the name of one that comes with it")
     parser.add_argument("--target", metavar="ADDR[,ADDR]", help="whom to ask: HOST:PORT or unix:PATH")
-    parser.add_argument("--people", type=Path, metavar="FILE", help="people.csv of the feed the target has imported")
+    parser.add_argument(
+        "--people",
+        type=Path,
+        metavar="FILE",
+        help=f"people.csv of the feed the target has imported (default {DEMO_PEOPLE}, of `make run`, where it is)",
+    )
     parser.add_argument("--stand", action="store_true", help="start a feed, centre and edge on loopback for this run")
     parser.add_argument("--seconds", type=float, metavar="S", help="of each run (default: the SLA's; ramp 20)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="loader processes (default 1)")
@@ -202,11 +209,11 @@ def _show(report: Report) -> None:
         print(f"  the tester may be the limit: {text}")
     for text in report.disagreements:
         print(f"  second opinion disagrees: {text}")
+    if report.driven.probe_failed:
+        print(f"  second opinion: {report.driven.probe_failed}")
     if (cost := report.driven.server_cpu_us) is not None:
         print(f"  target: {cost:,.1f} µs of processor time per check")
 
-    if report.driven.probe_failed:
-        print(f"  second opinion: {report.driven.probe_failed}")
 
 class _Bar:
     """Progress: one line that is written over on a terminal, a line every ten seconds elsewhere."""
@@ -290,6 +297,8 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
     sla, file = _sla(args.sla)
     if args.stand and (args.target or args.people):
         raise InputError("give --target and --people, or --stand alone")
+    if args.people is None and not args.stand and DEMO_PEOPLE.is_file():
+        args.people = DEMO_PEOPLE
     if not args.stand and not (args.target and args.people):
         raise InputError("--target and --people belong together, since every answer is checked; or give --stand")
     targets = tuple(each.strip() for each in (args.target or "").split(",") if each.strip())

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from loadtest.cli import main
-from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
+from loadtest.make_feed import DEMO_PEOPLE, PEOPLE, SHANGHAI, make_feed
 from loadtest.stand import Stand
 from loadtest.trace import write
 from loadtest.workload import BY_NAME, People, orders
@@ -168,10 +168,31 @@ def test_a_target_that_cannot_be_reached_is_exit_3(
         (["--sla", "rail-peak", "--target", "127.0.0.1:1", "--people", "/nowhere"], "--people /nowhere: is no file"),
     ],
 )
-def test_wrong_input_is_exit_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line per problem, with the option."""
+def test_wrong_input_is_exit_2(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line per problem, with the option. Here no demo has left its people."""
+    monkeypatch.chdir(tmp_path)
     assert main(["run", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_people_of_the_demo_are_the_default(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where `make run` has left its feed, --sla and --target are enough, as in the help of `compare`."""
+    monkeypatch.chdir(tmp_path)
+    DEMO_PEOPLE.parent.mkdir(parents=True)
+    DEMO_PEOPLE.write_bytes(people.read_bytes())
+    with served(people) as (address, servicer):
+        main(["run", "--sla", str(an_sla(tmp_path, seconds=1)), "--target", address, "--no-probe"])
+
+        assert servicer.calls > 10
+    assert f"1 s against {address}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["run", "ramp"])
