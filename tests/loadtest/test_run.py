@@ -256,6 +256,29 @@ def test_a_target_behind_mutual_tls_is_driven(people: Path, tmp_path: Path, caps
     assert made["all"]["errors"] == made["probe"]["all"]["errors"] == {}
 
 
+def test_several_targets_are_asked_in_turn(people: Path, tmp_path: Path) -> None:
+    """Of two targets each gets about half of locust's and of the prober's calls, and none is missing."""
+    sla = an_sla(tmp_path, rate=300, seconds=2)
+    with served(people) as (first, one), served(people) as (second, other):
+        run(sla, f"{first},{second}", people, tmp_path / "o", "--warmup", "0")
+        calls = sorted((one.calls, other.calls))
+    made = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
+
+    assert sum(calls) == made["all"]["calls"] + made["probe"]["all"]["calls"]
+    assert 0.4 * sum(calls) < calls[0]
+    assert made["target"] == [first, second]
+
+
+def test_each_of_several_targets_must_be_reached(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second one that is not there is exit 3, by its name, and the first is not driven."""
+    with served(people) as (address, servicer):
+        assert run(an_sla(tmp_path), f"{address},127.0.0.1:1", people, tmp_path / "o") == 3
+        assert servicer.calls == 0
+    assert "127.0.0.1:1 cannot be reached" in capsys.readouterr().err
+
+
 def test_a_trace_is_driven_as_it_stands(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every order of the trace and no other, by two processes; the rate told is the trace's own."""
     sla = an_sla(tmp_path, rate=9, target="p99_ms = 60000")
