@@ -255,6 +255,14 @@ def test_processor_time_counts_in_the_measured_time_alone(tmp_path: Path) -> Non
     assert driven.server_cpu_us == pytest.approx(SECONDS * 0.05 / 16_000 * 1e6)
 
 
+def test_the_testers_processor_time_is_in_page_and_json(tmp_path: Path) -> None:
+    """0.3 s in each of 20 s, for 8,000 checks of locust and as many of the prober's: 375 µs each."""
+    report = a_report(tmp_path)
+
+    assert "<td>processor time of the tester per check</td><td>375.0 µs</td>" in to_html(report)
+    assert to_json(report)["tester"]["cpu_us_per_check"] == pytest.approx(375)
+
+
 def chromium() -> str:
     """The browser; installed where that is possible."""
     if not (found := shutil.which("chromium") or shutil.which("chromium-browser")):
