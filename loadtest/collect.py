@@ -8,6 +8,7 @@ histograms once, when the test has stopped, because packing them stops a process
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import Any
 import gevent
 import locust.runners
 from locust.argument_parser import LocustArgumentParser
+from locust.dispatch import UsersDispatcher
 from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from loadtest import sla as slas
 from loadtest.ask import BadPeople
 from loadtest.channels import add_options
-from loadtest.grpc_user import GrpcUser, Load, OpenLoop, targets
+from loadtest.grpc_user import NO_HOST, GrpcUser, Load, OpenLoop, targets
+from loadtest.make_feed import DEMO_PEOPLE
 from loadtest.measured import Recorder, Series
 from loadtest.pace import Pace
 from loadtest.trace import BadTrace
@@ -43,7 +46,7 @@ def listen(events: Any) -> None:
 
 def _add_options(parser: LocustArgumentParser) -> None:
     add = parser.add_argument
-    add("--people", default="", metavar="FILE", help="people.csv of the feed that the target has imported")
+    add("--people", default="", metavar="FILE", help=f"people.csv of the target's feed ({DEMO_PEOPLE})")
     add("--sla", default="", metavar="FILE", help="take tenants, rate, profile, deadline from an SLA file")
     add("--rate", type=float, default=0.0, metavar="R", help="open loop: checks per second of all processes")
     add("--seconds", type=float, default=0.0, metavar="S", help="length of the test (default: the SLA's)")
@@ -68,12 +71,15 @@ def _set_up(environment: Any, runner: Runner, **_: Any) -> None:
     options = environment.parsed_options
     if options is None:
         raise SystemExit("loadtest: start it with the locust command")
-    if not targets(environment.host or ""):
-        raise SystemExit("loadtest: --host ADDR[,ADDR]: is missing; name whom to ask")
-    if options.rate or options.replay:
-        environment.user_classes[:] = [each for each in environment.user_classes if issubclass(each, OpenLoop)]
-    elif not options.user_classes and not options.class_picker:
-        environment.user_classes[:] = [each for each in environment.user_classes if not issubclass(each, OpenLoop)]
+    # Else the form may name it, and a worker is told by its master.
+    if options.headless and not isinstance(runner, WorkerRunner) and not targets(environment.host or ""):
+        raise SystemExit(f"loadtest: {NO_HOST}")
+
+    def dispatcher(worker_nodes: Any, user_classes: list[Any]) -> UsersDispatcher:
+        """Locust makes one when a test starts, after the form has changed the options."""
+        return UsersDispatcher(worker_nodes=worker_nodes, user_classes=_chosen(user_classes, options))
+
+    environment.dispatcher_class = dispatcher
     if isinstance(runner, MasterRunner):
         _Master(environment, runner)
     elif isinstance(runner, WorkerRunner):
@@ -82,18 +88,40 @@ def _set_up(environment: Any, runner: Runner, **_: Any) -> None:
         _Local(environment, runner)
 
 
+def _chosen(classes: list[Any], options: Any) -> list[Any]:
+    """The users that take part: slots in an open loop, all others in a closed one, where none are named."""
+    if options.rate or options.replay:
+        opened = True
+    elif options.user_classes or options.class_picker:
+        return classes
+    else:
+        opened = _loop(options.sla) == "open"
+    return [each for each in classes if issubclass(each, OpenLoop) == opened] or classes
+
+
+def _loop(sla: str) -> str:
+    """An SLA's loop; closed where there is none, or a file that the test will refuse."""
+    try:
+        return slas.read(slas.locate(sla)).loop if sla else "closed"
+    except (slas.BadSla, OSError):
+        return "closed"
+
+
 class _Asking:
     """The part of a process that has users: reads the people once, makes a Load when a test starts, hands over."""
 
     def __init__(self, environment: Any) -> None:
         self._environment = environment
-        path = Path(environment.parsed_options.people)
+        path = Path(environment.parsed_options.people or DEMO_PEOPLE)
         try:
             self._people = People.read(path)
         except BadPeople as error:
             raise SystemExit(f"loadtest: --people {path}: {error}") from None
         except OSError as error:
-            raise SystemExit(f"loadtest: --people {path}: {error.strerror}; name the feed's people.csv") from None
+            remedy = (
+                "name the feed's people.csv" if environment.parsed_options.people else "name one, or use `make run`"
+            )
+            raise SystemExit(f"loadtest: --people {path}: {error.strerror}; {remedy}") from None
         self._told = 0  # seconds handed over
         self.handed_over = True  # nothing measured yet
 
@@ -179,6 +207,8 @@ class _Whole:
         if not self.ending:
             self.ending = True
             self.problem = problem
+            if problem:
+                logging.getLogger(__name__).error("loadtest: %s", problem)
             gevent.spawn(self._finish)
 
     def _finish(self) -> None:

@@ -48,6 +48,8 @@ from proto.checker.v1 import check_pb2 as pb
 
 grpc.experimental.gevent.init_gevent()  # after locust's import, which patches for gevent; before any channel
 
+NO_HOST = "--host ADDR[,ADDR]: is missing; name whom to ask"
+NO_RATE = "--rate R: is missing; an open loop needs checks per second"
 CONNECTIONS = 4
 """Connections of a process to each target."""
 ROUND_S = 3600.0
@@ -80,7 +82,8 @@ class Load:
         self.tls = Tls.of(options)
         self.tenants = TENANTS if sla is None else sla.tenants
         self.deadline_s = (options.deadline_ms or (1000.0 if sla is None else sla.deadline_ms)) / 1000
-        self.warmup_s = sla.warmup_s if options.warmup is None and sla is not None else options.warmup or 0.0
+        given = options.warmup not in (None, "")  # of the form it is a text
+        self.warmup_s = float(options.warmup) if given else 0.0 if sla is None else sla.warmup_s
         self.rate = options.rate or (0.0 if sla is None else sla.rate)
         self.seconds = options.seconds or (math.inf if sla is None else sla.seconds)
         self.profile = options.load_profile or ("steady" if sla is None else sla.profile)
@@ -131,6 +134,8 @@ class Load:
         with self._beginning:
             if self._calls:
                 return
+            if not self.targets:
+                raise ConnectionError(NO_HOST)
             calls: dict[str, list[Callable[..., Any]]] = {rpc: [] for rpc in _METHODS}
             # Every channel a connection of its own: a service's workers share the port, a connection stays with one.
             options = [("grpc.use_local_subchannel_pool", 1)]
@@ -284,9 +289,16 @@ class ClosedLoop(GrpcUser):
 
 
 class OpenLoop(GrpcUser):
-    """A slot of the open loop (see this module). `--rate` chooses it."""
+    """A slot of the open loop (see this module). `--rate`, or an SLA, chooses it."""
 
     abstract = True
+
+    def on_start(self) -> None:
+        """Nothing to follow without a rate."""
+        if not (self.load.rate or self.load.replay):
+            self.load.finished(NO_RATE)
+            raise StopUser
+        super().on_start()
 
     def follow(self) -> None:
         """Make calls until the schedule ends; the last slot says so."""

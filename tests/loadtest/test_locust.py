@@ -20,7 +20,8 @@ from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
 from loadtest.measured import Recorder
 from loadtest.pace import Pace
 from loadtest.stand import Stand, stop
-from tests.loadtest.sellers import FromFile, served
+from loadtest.workload import BY_NAME, CHECK, People, orders
+from tests.loadtest.sellers import FromFile, an_sla, served
 from tests.waiting import until
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
@@ -170,6 +171,53 @@ def test_the_web_ui_starts_shows_and_stops_a_test(service: tuple[str, FromFile],
             stop(process)
 
 
+def test_host_and_rate_of_the_form_make_an_open_loop_of_its_length(
+    service: tuple[str, FromFile], people: Path, tmp_path: Path
+) -> None:
+    """Started without a host, locust serves its form; a test without one says what is missing, and one with a host, a
+    rate and a length makes the very calls of that open loop and ends by itself."""
+    url = f"http://127.0.0.1:{free_port()}"
+    log = tmp_path / "log"
+    options = ["--web-host", "127.0.0.1", "--web-port", url.rpartition(":")[2], "--loglevel", "WARNING"]
+    form = {"user_count": 4, "spawn_rate": 4}
+    made = orders(People.read(people), rate_per_s=60, seconds=2, seed="1, process 0 of 1, run")
+    calls = sum(len(order.items) if order.rpc == CHECK else 1 for order in made)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command("", people, *options), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+        try:
+            until(lambda: serves(url) or process.poll() is not None, 60)
+            assert ask(f"{url}/swarm", form)["success"]
+            until(lambda: "--host ADDR[,ADDR]: is missing" in log.read_text(), 20)
+            until(lambda: ask(f"{url}/stats/requests")["state"] == "stopped", 20)
+            assert ask(f"{url}/swarm", form | {"host": service[0], "rate": "60", "seconds": "2"})["success"]
+            until(lambda: service[1].calls >= calls, 60)  # locust tells its state with a delay of 2 s
+            until(lambda: ask(f"{url}/stats/requests")["state"] == "stopped", 60)
+        finally:
+            stop(process)
+
+    assert service[1].calls == calls
+
+
+def test_an_sla_makes_an_open_loop_at_its_rate(service: tuple[str, FromFile], people: Path, tmp_path: Path) -> None:
+    """Its tenants, rate, profile and length, without --rate; users that are named make a closed loop of it."""
+    sla = an_sla(tmp_path, rate=60, seconds=2, profile="step")
+    more = ["--sla", str(sla), "--warmup", "0", "--users", "4", "--spawn-rate", "4"]
+    recorder, pace, _ = headless(service[0], people, tmp_path, *more)
+    made = orders(
+        *(People.read(people), [BY_NAME["rail"]]),
+        rate_per_s=60,
+        seconds=2,
+        seed="1, process 0 of 1, run",
+        profile="step",
+    )
+    calls = len(list(made))
+
+    assert pace.calls == recorder.select().calls == calls
+    assert headless(service[0], people, tmp_path, *more, "Batch")[1].calls == 0
+
+
 def test_a_wrong_answer_is_a_failure_in_locusts_tables(
     service: tuple[str, FromFile], people: Path, tmp_path: Path
 ) -> None:
@@ -187,15 +235,15 @@ def test_a_wrong_answer_is_a_failure_in_locusts_tables(
     ("options", "said"),
     [
         (["--people", "/nowhere.csv"], "--people /nowhere.csv: No such file or directory; name the feed's people.csv"),
+        (["--people", ""], "--people run/demo/feed/people.csv: No such file or directory; name one, or use `make run`"),
         (["--host", ""], "--host ADDR[,ADDR]: is missing; name whom to ask"),
         (["--sla", "/nowhere.toml"], "--sla /nowhere.toml: No such file or directory; name an SLA file"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line(people: Path, options: list[str], said: str) -> None:
+def test_what_is_missing_is_said_in_one_line(people: Path, tmp_path: Path, options: list[str], said: str) -> None:
     """No traceback: the option and the remedy."""
-    done = subprocess.run(
-        command("127.0.0.1:1", people, "--headless", *options), capture_output=True, text=True, timeout=30, check=False
-    )
+    asked = command("127.0.0.1:1", people, "--headless", *options)
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
 
     assert done.returncode == 1
     assert said in done.stderr
