@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -117,6 +118,17 @@ def test_the_targets_processor_time_is_seen(stand: Stand, tmp_path: Path) -> Non
     assert 1 < (driven.server_cpu_us or 0) < 10_000
     assert 1 < (driven.loader_cpu_us or 0) < 100_000
     assert len(driven.samples) >= 3
+
+
+def test_a_process_that_has_gone_was_not_seen(people: Path, tmp_path: Path) -> None:
+    """Of a target whose process nobody can look at no cost is told, rather than none at all."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with served(people) as (address, _):
+        driven = drive(a_plan(an_sla(tmp_path, seconds=1), address, people, pids=(gone.pid,)), tmp_path)
+
+    assert not driven.watched
+    assert driven.server_cpu_us is None
 
 
 def test_processes_share_the_rate_and_lose_nothing(people: Path, tmp_path: Path) -> None:
