@@ -129,8 +129,7 @@ def test_a_closed_loop_hides_no_stall_to_the_end(
         servicer.hangs_after_s = 1.2
         target = "p99_ms = 1000\nerror_share = 0.0"
         sla = an_sla(tmp_path, loop="closed", tenants='["hotel"]', seconds=2, deadline_ms=3000, target=target)
-        # A call each: of four users, the calls that hung are a hundredth of all, and more, only where few went before.
-        servicer.slow_s = 0.05
+        servicer.slow_s = 0.05  # so that few calls go before, and those that hang are a hundredth of all and more
         code = run(sla, address, people, tmp_path / "o", "--in-flight", "4", "--warmup", "0", "--no-probe")
     told = capsys.readouterr().out
     measured = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))["all"]
@@ -138,7 +137,7 @@ def test_a_closed_loop_hides_no_stall_to_the_end(
     assert code == 1, told
     assert re.search(r"FAIL +all p99 +≤ 1,000.000 ms +[23],\d\d\d\.\d+ ms", told)
     assert re.search(r"FAIL +all errors", told)
-    assert measured["errors"] == {"DEADLINE_EXCEEDED": 4}
+    assert set(measured["errors"]) == {"DEADLINE_EXCEEDED"}
 
 
 def test_a_target_that_cannot_be_reached_is_exit_3(
