@@ -7,6 +7,7 @@ histograms once, when the test has stopped, because packing them stops a process
 `listen` registers everything; the locustfile calls it.
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -188,6 +189,8 @@ class _Whole:
     def begin(self) -> None:
         """A test starts."""
         self._reset()
+        with contextlib.suppress(slas.BadSla, OSError):  # of the form; whoever asks refuses it
+            self.sla = slas.read(slas.locate(self.options.sla)) if self.options.sla else None
         self.runner.greenlet.spawn(self._tick)
 
     def take(self, part: Json) -> None:
