@@ -50,8 +50,8 @@ exit codes: 0 every line holds, 1 one does not, 2 wrong input, 3 a target cannot
 examples:
   loadtest run --sla rail-peak --target 127.0.0.1:50061 --rate 100        the edge of `make run`, and its people
   loadtest run --sla rail-peak --target 127.0.0.1:50051 --people feed/people.csv --rate 500
-  loadtest run --sla my.toml --target 10.0.0.5:50051,10.0.0.6:50051 --people people.csv --processes 4 --out evidence
-  loadtest run --sla airline --target check.example:443 --ca ca.pem --cert me.pem --key me.key --people people.csv
+  loadtest run --sla my.toml --target a.example:443,b.example:443 --ca ca.pem --cert me.pem --key me.key \\
+    --people people.csv --processes 4 --out evidence
   loadtest run --sla hotel-desk --stand        its own feed, centre and edge, on loopback
 """
 _RAMP = """\
@@ -104,7 +104,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="loader processes (default 1)")
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, metavar="N", help=f"calls at once ({IN_FLIGHT})")
     parser.add_argument("--seed", default="1", metavar="S", help="equal seeds and processes make equal orders")
-    parser.add_argument("--warmup", type=float, metavar="S", help="driven before, not recorded (default: the SLA's)")
+    parser.add_argument("--warmup", type=float, metavar="S", help="driven before, wrong answers count (the SLA's)")
     add_options(parser.add_argument)
     parser.add_argument("--pid", type=int, action="append", metavar="PID", help="the target's process, to see its CPU")
     parser.add_argument("--no-probe", action="store_true", help="without the second opinion")
