@@ -1,4 +1,5 @@
-"""`make bench`: every figure beside its floor, in one run; prints the table and writes docs/performance.md from it.
+"""`make bench`: every figure beside its floor, in one run; prints the table and writes docs/performance.md from it, and
+docs/performance.json with the same figures.
 
 Ratios travel between machines, times do not: read the ratio column. Nothing here asserts a time.
 """
@@ -9,7 +10,8 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -111,23 +113,36 @@ def _plain(result: Result) -> dict[str, object]:
     }
 
 
+def _table(results: Sequence[Result]) -> list[str]:
+    """The rows of the page."""
+    lines = []
+    for result in results:
+        floor = f"{_number(result.floor_value)} ({result.floor})"
+        measured = f"{_number(result.value)} {result.unit}".strip()
+        lines.append(f"| {result.name} | {measured} | {floor} | {_ratio(result)} | {result.goal} | {result.note} |")
+    return lines
+
+
+def _json(results: Sequence[Result]) -> str:
+    return json.dumps([_plain(result) for result in results], ensure_ascii=False, indent=2) + "\n"
+
+
 def _write(results: list[Result], path: Path) -> None:
+    """The page, its figures as JSON beside it, and its picture."""
+    path.with_suffix(".json").write_text(_json(results), "utf-8")
     lines = [
         "# Performance",
         "",
         "Written by `make bench`; every figure is measured beside its floor in the same run. Read the ratios: they",
-        "travel between machines, the times do not.",
+        "travel between machines, the times do not. [performance.json](performance.json) holds the same figures.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {platform.system()}.",
         "",
         "| figure | measured | floor | ratio | goal | note |",
         "| --- | ---: | --- | ---: | --- | --- |",
+        *_table(results),
     ]
-    for result in results:
-        floor = f"{_number(result.floor_value)} ({result.floor})"
-        measured = f"{_number(result.value)} {result.unit}".strip()
-        lines.append(f"| {result.name} | {measured} | {floor} | {_ratio(result)} | {result.goal} | {result.note} |")
     picture = path.with_suffix(".svg")
     if plot.peers(results, picture):
         lines += ["", f"![Checks per second of the server's processor time, peers side by side]({picture.name})"]
@@ -181,6 +196,7 @@ def main() -> int:
     if unknown := set(chosen) - set(suites):
         parser.error(f"no suite {', '.join(sorted(unknown))}; suites are {', '.join(suites)}")
     results: list[Result] = []
+    began = time.monotonic()
     for name in chosen or SUITES:
         print(f"· {name}", file=sys.stderr, flush=True)
         results += suites[name]()
@@ -192,13 +208,12 @@ def main() -> int:
         table.add_row(result.name, f"{_number(result.value)} {result.unit}", floor, _ratio(result), result.goal)
     Console().print(table)
     kept = ROOT / "bench" / "results"
-    kept.mkdir(exist_ok=True)
+    kept.mkdir(parents=True, exist_ok=True)
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    (kept / f"{stamp}{'-quick' if args.quick else ''}.json").write_text(
-        json.dumps([_plain(result) for result in results], ensure_ascii=False, indent=2)
-    )
+    (kept / f"{stamp}{'-quick' if args.quick else ''}.json").write_text(_json(results), "utf-8")
     if not chosen and not args.quick:
         _write(results, ROOT / "docs" / "performance.md")
+    print(f"done in {time.monotonic() - began:.0f} s")
     return 0
 
 

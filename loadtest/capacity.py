@@ -30,7 +30,7 @@ _CURVE = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000
 
 
 class Costs(NamedTuple):
-    """Measured; processor time in microseconds. The defaults are those of docs/performance.md, of a slow machine."""
+    """Processor time in microseconds. The defaults are a slow machine's; `loadtest.costs` knows newer ones."""
 
     in_process_us: float = 6.0  # of the seller's process: a check by EdgeClient that the filter clears
     unary_us: float = 300.0  # of the server: a call of one check, many in flight

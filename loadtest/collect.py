@@ -7,7 +7,9 @@ histograms once, when the test has stopped, because packing them stops a process
 `listen` registers everything; the locustfile calls it.
 """
 
+import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +18,14 @@ from typing import Any
 import gevent
 import locust.runners
 from locust.argument_parser import LocustArgumentParser
+from locust.dispatch import UsersDispatcher
 from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from loadtest import sla as slas
 from loadtest.ask import BadPeople
-from loadtest.grpc_user import GrpcUser, Load, OpenLoop, targets
+from loadtest.channels import add_options
+from loadtest.grpc_user import NO_HOST, GrpcUser, Load, OpenLoop, targets
+from loadtest.make_feed import DEMO_PEOPLE
 from loadtest.measured import Recorder, Series
 from loadtest.pace import Pace
 from loadtest.trace import BadTrace
@@ -42,7 +47,7 @@ def listen(events: Any) -> None:
 
 def _add_options(parser: LocustArgumentParser) -> None:
     add = parser.add_argument
-    add("--people", default="", metavar="FILE", help="people.csv of the feed that the target has imported")
+    add("--people", default="", metavar="FILE", help=f"people.csv of the target's feed ({DEMO_PEOPLE})")
     add("--sla", default="", metavar="FILE", help="take tenants, rate, profile, deadline from an SLA file")
     add("--rate", type=float, default=0.0, metavar="R", help="open loop: checks per second of all processes")
     add("--seconds", type=float, default=0.0, metavar="S", help="length of the test (default: the SLA's)")
@@ -59,6 +64,7 @@ def _add_options(parser: LocustArgumentParser) -> None:
         help="write what was measured, as JSON, at the end",
         include_in_web_ui=False,
     )
+    add_options(add, include_in_web_ui=False)
     add("--progress", default="", metavar="FILE", help="write a line of JSON each second", include_in_web_ui=False)
 
 
@@ -66,12 +72,15 @@ def _set_up(environment: Any, runner: Runner, **_: Any) -> None:
     options = environment.parsed_options
     if options is None:
         raise SystemExit("loadtest: start it with the locust command")
-    if not targets(environment.host or ""):
-        raise SystemExit("loadtest: --host ADDR[,ADDR]: is missing; name whom to ask")
-    if options.rate or options.replay:
-        environment.user_classes[:] = [each for each in environment.user_classes if issubclass(each, OpenLoop)]
-    elif not options.user_classes and not options.class_picker:
-        environment.user_classes[:] = [each for each in environment.user_classes if not issubclass(each, OpenLoop)]
+    # Else the form may name it, and a worker is told by its master.
+    if options.headless and not isinstance(runner, WorkerRunner) and not targets(environment.host or ""):
+        raise SystemExit(f"loadtest: {NO_HOST}")
+
+    def dispatcher(worker_nodes: Any, user_classes: list[Any]) -> UsersDispatcher:
+        """Locust makes one when a test starts, after the form has changed the options."""
+        return UsersDispatcher(worker_nodes=worker_nodes, user_classes=_chosen(user_classes, options))
+
+    environment.dispatcher_class = dispatcher
     if isinstance(runner, MasterRunner):
         _Master(environment, runner)
     elif isinstance(runner, WorkerRunner):
@@ -80,18 +89,40 @@ def _set_up(environment: Any, runner: Runner, **_: Any) -> None:
         _Local(environment, runner)
 
 
+def _chosen(classes: list[Any], options: Any) -> list[Any]:
+    """The users that take part: slots in an open loop, all others in a closed one, where none are named."""
+    if options.rate or options.replay:
+        opened = True
+    elif options.user_classes or options.class_picker:
+        return classes
+    else:
+        opened = _loop(options.sla) == "open"
+    return [each for each in classes if issubclass(each, OpenLoop) == opened] or classes
+
+
+def _loop(sla: str) -> str:
+    """An SLA's loop; closed where there is none, or a file that the test will refuse."""
+    try:
+        return slas.read(slas.locate(sla)).loop if sla else "closed"
+    except (slas.BadSla, OSError):
+        return "closed"
+
+
 class _Asking:
     """The part of a process that has users: reads the people once, makes a Load when a test starts, hands over."""
 
     def __init__(self, environment: Any) -> None:
         self._environment = environment
-        path = Path(environment.parsed_options.people)
+        path = Path(environment.parsed_options.people or DEMO_PEOPLE)
         try:
             self._people = People.read(path)
         except BadPeople as error:
             raise SystemExit(f"loadtest: --people {path}: {error}") from None
         except OSError as error:
-            raise SystemExit(f"loadtest: --people {path}: {error.strerror}; name the feed's people.csv") from None
+            remedy = (
+                "name the feed's people.csv" if environment.parsed_options.people else "name one, or use `make run`"
+            )
+            raise SystemExit(f"loadtest: --people {path}: {error.strerror}; {remedy}") from None
         self._told = 0  # seconds handed over
         self.handed_over = True  # nothing measured yet
 
@@ -122,6 +153,7 @@ class _Asking:
         """All that was measured, once the users have stopped."""
         load = GrpcUser.load
         load.recorder.seconds = load.measured_s
+        load.recorder.blame(load.warmup)
         load.pace.slots = self._slots()
         self.handed_over = True
         return {"start_at": load.start_at, "recorder": load.recorder.to_json(), "pace": load.pace.to_json()}
@@ -157,6 +189,8 @@ class _Whole:
     def begin(self) -> None:
         """A test starts."""
         self._reset()
+        with contextlib.suppress(slas.BadSla, OSError):  # of the form; whoever asks refuses it
+            self.sla = slas.read(slas.locate(self.options.sla)) if self.options.sla else None
         self.runner.greenlet.spawn(self._tick)
 
     def take(self, part: Json) -> None:
@@ -176,6 +210,8 @@ class _Whole:
         if not self.ending:
             self.ending = True
             self.problem = problem
+            if problem:
+                logging.getLogger(__name__).error("loadtest: %s", problem)
             gevent.spawn(self._finish)
 
     def _finish(self) -> None:
@@ -185,15 +221,13 @@ class _Whole:
             self.runner.quit()
 
     def _wait_for_all(self) -> None:
-        """Wait until every process has handed over everything."""
+        """Wait until every process has handed over everything. One that does not is a problem."""
 
     def _collect(self) -> None:
         """Called each second, before progress is told."""
 
     def _tick(self) -> None:
-        """Each second of a test: progress, and whether to go on."""
-        closed = not (self.options.rate or self.options.replay)
-        seconds = self.options.seconds or (self.sla.seconds if self.sla else 0.0)
+        """Each second of a test: progress, and whether to go on. The users themselves end it when its time is over."""
         while not self.ending and self.runner.state != STATE_STOPPED:
             gevent.sleep(1.0)
             self._collect()
@@ -201,9 +235,7 @@ class _Whole:
                 continue
             now_s = time.time() - self.start_at
             self._tell(now_s)
-            if closed and seconds and now_s >= seconds:
-                self.finish()
-            elif self.sla and (reason := slas.abort_reason(self.sla, self.live, now_s)):
+            if self.sla and (reason := slas.abort_reason(self.sla, self.live, now_s)):
                 self.finish(reason)
 
     def _tell(self, now_s: float) -> None:
@@ -308,6 +340,8 @@ class _Master(_Whole):
         until = time.monotonic() + _FINALS_S
         while not self._asked.intersection(self._alive()) <= self._handed_over and time.monotonic() < until:
             gevent.sleep(0.05)
+        if (lost := len(self._asked - self._handed_over)) and not self.problem:
+            self.problem = f"{lost} of {len(self._asked)} loader processes did not hand over what they measured"
 
 
 class _Worker:

@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 
 from loadtest import stand
+from loadtest.channels import PLAINTEXT, Tls
 from loadtest.measured import Recorder
 from loadtest.meter import Meter, Sample, listeners, memory_growth
 from loadtest.pace import Pace
@@ -62,6 +63,7 @@ class Plan:
     probe: bool = True
     replay: Path | None = None
     pids: tuple[int, ...] = ()
+    tls: Tls = PLAINTEXT
 
     @property
     def driven_rate(self) -> float:
@@ -88,6 +90,8 @@ class Driven:
     """Why it ended early; empty when it did not."""
     watched: bool = False
     """Whether the target's processes could be seen."""
+    probe_failed: str = ""
+    """What became of a prober that measured nothing; empty where it did, was not asked to, or the run was cut short."""
 
     @property
     def checks(self) -> int:
@@ -133,19 +137,22 @@ class Driven:
 Progress = Callable[[dict[str, Any]], None]
 
 
-def reach(targets: Sequence[str], seconds: float = REACH_S) -> None:
-    """Return when every target accepts connections. Raises Unreachable."""
+def reach(targets: Sequence[str], seconds: float = REACH_S, tls: Tls = PLAINTEXT) -> None:
+    """Return when every target accepts connections. Raises Unreachable, BadTls."""
+    hint = ", does it trust --cert and match --ca" if tls.ca else ""
     for target in targets:
-        with grpc.insecure_channel(target) as channel:
+        with tls.channel(target) as channel:
             try:
                 grpc.channel_ready_future(channel).result(seconds)
             except grpc.FutureTimeoutError:
-                raise Unreachable(f"{target} cannot be reached: is it serving, and is this its address?") from None
+                raise Unreachable(
+                    f"{target} cannot be reached: is it serving, and is this its address{hint}?"
+                ) from None
 
 
 def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driven:
     """One run; its files go to `folder`. Raises Unreachable, DriveFailed."""
-    reach(plan.targets)
+    reach(plan.targets, tls=plan.tls)
     measured, told = folder / "measured.json", folder / "progress.jsonl"
     for path in (measured, told, folder / "probe.json"):
         path.unlink(missing_ok=True)
@@ -171,11 +178,14 @@ def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driv
             stack.callback(stand.stop, probe)
         roots = [locust.pid] + ([probe.pid] if probe else [])
         meter = Meter(pids, roots)
-        _watch(locust, meter, told, progress, warmup_s + plan.driven_s + _GRACE_S)
+        _watch(locust, meter, told, progress, warmup_s + plan.driven_s + plan.sla.deadline_ms / 1000 + _GRACE_S)
         if locust.returncode not in (0, 1) or not measured.exists():  # 1: some call failed, which is a measurement
             raise DriveFailed(f"locust ended with exit code {locust.returncode}: {_last_words(folder / 'locust.log')}")
-        opinion = _opinion(probe, folder)
-    made = json.loads(measured.read_text("utf-8"))
+        made = json.loads(measured.read_text("utf-8"))
+        opinion = _opinion(probe, folder, _PROBE_END_S + (0.0 if made["problem"] else plan.sla.deadline_ms / 1000))
+        failed = ""
+        if probe is not None and probe.returncode:
+            failed = f"The prober failed with exit code {probe.returncode}: see {folder / 'probe.log'}."
     return Driven(
         recorder=Recorder.from_json(made["recorder"]),
         pace=Pace.from_json(made["pace"]),
@@ -183,7 +193,8 @@ def drive(plan: Plan, folder: Path, progress: Progress = lambda _: None) -> Driv
         start_at=made["start_at"],
         probe=opinion,
         problem=made["problem"],
-        watched=bool(pids),
+        watched=any(sample.server_bytes for sample in meter.samples),
+        probe_failed=failed,
     )
 
 
@@ -203,14 +214,16 @@ def _locust(plan: Plan, measured: Path, told: Path) -> list[str]:
         port = str(_free_port())
         command += ["--processes", str(plan.processes), "--master-bind-host", "127.0.0.1"]
         command += ["--master-bind-port", port, "--master-port", port]
-    return command + ([] if plan.sla.loop == "open" else ["Sellers"])
+    return command + plan.tls.words + ([] if plan.sla.loop == "open" else ["Sellers"])
 
 
 def _probe(plan: Plan, out: Path, told: Path) -> list[str]:
     rate = min(PROBE_RATE, plan.driven_rate / 20)
     command = [sys.executable, "-m", "loadtest.probe", "--target", ",".join(plan.targets), "--people", str(plan.people)]
     command += ["--sla", str(plan.sla_file), "--rate", str(rate), "--seconds", str(plan.driven_s), "--seed", plan.seed]
-    return [*command, "--after", str(told), "--out", str(out)]
+    if plan.sla.loop == "open" and plan.replay is None:  # else no profile says when locust's calls are many
+        command += ["--load-profile", plan.sla.profile]
+    return [*command, *plan.tls.words, "--after", str(told), "--out", str(out)]
 
 
 def _watch(locust: "subprocess.Popen[bytes]", meter: Meter, told: Path, progress: Progress, seconds: float) -> None:
@@ -232,12 +245,12 @@ def _watch(locust: "subprocess.Popen[bytes]", meter: Meter, told: Path, progress
             raise DriveFailed(f"locust had not ended {_GRACE_S:.0f} s after its time")
 
 
-def _opinion(probe: "subprocess.Popen[bytes] | None", folder: Path) -> Recorder | None:
-    """What the prober measured; nothing when the run was cut short and it was not done."""
+def _opinion(probe: "subprocess.Popen[bytes] | None", folder: Path, seconds: float) -> Recorder | None:
+    """What the prober measured, if it ends within `seconds`; nothing when it failed or the run was cut short."""
     if probe is None:
         return None
     with contextlib.suppress(subprocess.TimeoutExpired):
-        probe.wait(_PROBE_END_S)
+        probe.wait(seconds)
     out = folder / "probe.json"
     return Recorder.from_json(json.loads(out.read_text("utf-8"))) if probe.returncode == 0 and out.exists() else None
 

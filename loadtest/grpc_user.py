@@ -5,17 +5,19 @@ by the first user that starts, so after a fork, and are shared by the process's 
 connections and many calls on each. Every call is told twice: to locust's `request` event, which its web UI, charts and
 CSV files live on, and to our own `Recorder`, which counts microseconds and knows the right answers.
 
-- *Closed loop*: a user asks, waits for the answer, asks again. Latency counts from the call's start.
+- *Closed loop*: a user asks, waits for the answer, asks again. Latency counts from the call's start. At the end each
+  user's last call is waited for: one that is cut off would be counted by nobody, just when the target stands still.
 - *Open loop*: orders come at the workload's own times. A user is a slot: it takes the next order, waits until that is
   due, asks, and takes the next. Latency counts from the intended start, late or not; nothing is skipped. So the number
   of users bounds the calls in flight, and a call that found every slot busy is counted (`loadtest.pace`).
 """
 
 import argparse
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +29,8 @@ from locust.exception import StopUser
 
 from loadtest import sla as slas
 from loadtest import trace
-from loadtest.measured import Recorder
+from loadtest.channels import BadTls, Tls
+from loadtest.measured import Recorder, matched
 from loadtest.pace import Pace
 from loadtest.workload import (
     BATCH,
@@ -45,9 +48,12 @@ from proto.checker.v1 import check_pb2 as pb
 
 grpc.experimental.gevent.init_gevent()  # after locust's import, which patches for gevent; before any channel
 
+NO_HOST = "--host ADDR[,ADDR]: is missing; name whom to ask"
+NO_RATE = "--rate R: is missing; an open loop needs checks per second"
 CONNECTIONS = 4
 """Connections of a process to each target."""
-ENDLESS_S = 3600.0
+ROUND_S = 3600.0
+"""A test without an end comes in rounds of this length: so long is a profile then, and so often are orders seeded."""
 _READY_S = 10.0
 _LEAD_S = 0.2  # between the first slot's arrival and the start of the schedule
 _METHODS = {CHECK: "unary_unary", BATCH: "unary_unary", STREAM: "stream_stream"}
@@ -73,20 +79,23 @@ class Load:
         sla = slas.read(slas.locate(options.sla)) if options.sla else None
         self.targets = targets(host)
         self.people = people
+        self.tls = Tls.of(options)
         self.tenants = TENANTS if sla is None else sla.tenants
         self.deadline_s = (options.deadline_ms or (1000.0 if sla is None else sla.deadline_ms)) / 1000
-        self.warmup_s = sla.warmup_s if options.warmup is None and sla is not None else options.warmup or 0.0
+        given = options.warmup not in (None, "")  # of the form it is a text
+        self.warmup_s = float(options.warmup) if given else 0.0 if sla is None else sla.warmup_s
         self.rate = options.rate or (0.0 if sla is None else sla.rate)
-        self.seconds = options.seconds or (ENDLESS_S if sla is None else sla.seconds)
+        self.seconds = options.seconds or (math.inf if sla is None else sla.seconds)
         self.profile = options.load_profile or ("steady" if sla is None else sla.profile)
         self.batch = int(options.batch)
         self.replay = Path(options.replay) if options.replay else None
         self.recorder = Recorder()
+        self.warmup = Recorder()  # of calls due before the start; its wrong answers count
         self.pace = Pace()
-        self.start = 0.0  # on time.perf_counter; what was to start before is warm-up and not recorded
+        self.start = 0.0  # on time.perf_counter; what was to start before is warm-up
         self.start_at = 0.0  # the same in seconds since the epoch
-        self.busy = 0  # slots that still have an order, in an open loop
-        self.ended = False  # whether the schedule came to its end
+        self.busy = 0  # users of a closed loop; in an open loop slots that still have an order
+        self.ended = False  # whether the schedule, or the time of a closed loop, came to its end
         self.finished: Callable[[str], None] = lambda _: None
         """Called when the schedule has ended, or with the reason why it cannot begin."""
         self._seed = f"{options.seed}, process {share} of {of}"
@@ -110,20 +119,34 @@ class Load:
         """Seconds since the start; below 0 during the warm-up."""
         return time.perf_counter() - self.start
 
+    @property
+    def over(self) -> bool:
+        """Whether no further call is to begin, in a closed loop."""
+        return bool(self._calls) and self.now_s >= self.seconds
+
+    def end(self) -> None:
+        """The last call has ended."""
+        self.ended = True
+        self.finished("")
+
     def begin(self) -> None:
-        """Open the channels and set the start, once. Raises ConnectionError naming the target."""
+        """Open the channels and set the start, once. Raises ConnectionError naming the target, or what is wrong."""
         with self._beginning:
             if self._calls:
                 return
+            if not self.targets:
+                raise ConnectionError(NO_HOST)
             calls: dict[str, list[Callable[..., Any]]] = {rpc: [] for rpc in _METHODS}
             # Every channel a connection of its own: a service's workers share the port, a connection stays with one.
             options = [("grpc.use_local_subchannel_pool", 1)]
             for target in self.targets * CONNECTIONS:
-                channel = grpc.insecure_channel(target, options=options)
                 try:
+                    channel = self.tls.channel(target, options)
                     grpc.channel_ready_future(channel).result(_READY_S)
                 except grpc.FutureTimeoutError:
                     raise ConnectionError(f"{target} cannot be reached") from None
+                except BadTls as error:
+                    raise ConnectionError(str(error)) from None
                 for rpc, method in _METHODS.items():
                     calls[rpc].append(getattr(channel, method)(f"/checker.v1.CheckService/{rpc}"))
             lead = self.warmup_s + _LEAD_S
@@ -150,14 +173,19 @@ class Load:
             return islice(trace.read(self.replay), self._share, None, self._of)
         warmup = self._made(self.rate, self.warmup_s, "steady", "warm-up") if self.warmup_s else iter(())
         early = (order._replace(at_s=order.at_s - self.warmup_s) for order in warmup)
-        return chain(early, self._made(self.rate, self.seconds, self.profile, "run"))
+        if math.isfinite(self.seconds):
+            return chain(early, self._made(self.rate, self.seconds, self.profile, "run"))
+        return chain(early, self._rounds())
+
+    def _rounds(self) -> Iterator[Order]:
+        for turn in count():
+            for order in self._made(self.rate, ROUND_S, self.profile, f"round {turn}"):
+                yield order._replace(at_s=order.at_s + turn * ROUND_S)
 
     def _endless(self) -> Iterator[Order]:
         """Orders whose times do not count."""
-        turn = 0
-        while True:
-            yield from self._made(1000.0, ENDLESS_S, "steady", f"closed loop {turn}")
-            turn += 1
+        for turn in count():
+            yield from self._made(1000.0, ROUND_S, "steady", f"closed loop {turn}")
 
     def _made(self, rate: float, seconds: float, profile: str, part: str) -> Iterator[Order]:
         seed = f"{self._seed}, {part}"
@@ -205,7 +233,7 @@ class GrpcUser(locust.User):
             ended = time.perf_counter()
             size = sum(map(len, received))
             if rpc == STREAM:
-                items, answers = _matched(items, received)
+                items, answers = matched(items, map(pb.CheckResponse.FromString, received))
             elif rpc == BATCH:
                 answers = pb.BatchCheckResponse.FromString(received[0]).items
             else:
@@ -215,12 +243,13 @@ class GrpcUser(locust.User):
             failure = error
         latency_us = (ended - since) * 1e6
         wrong = 0
-        if load.start <= since < load.start + load.seconds:
+        if since < load.start + load.seconds:
             at_s = ended - load.start
+            recorder = load.recorder if load.start <= since else load.warmup
             if failure is not None:
-                load.recorder.failed(tenant, rpc, latency_us, at_s, len(items), failure.code().name)
+                recorder.failed(tenant, rpc, latency_us, at_s, len(items), failure.code().name)
             else:
-                wrong = load.recorder.answered(
+                wrong = recorder.answered(
                     tenant, rpc, latency_us, at_s, items, [answer.outcome for answer in answers], _lag_s(answers)
                 )
         self.environment.events.request.fire(
@@ -237,15 +266,39 @@ class ClosedLoop(GrpcUser):
 
     abstract = True
 
+    def on_start(self) -> None:
+        """Count itself among those to be waited for."""
+        self.load.busy += 1
+        super().on_start()
+
+    def on_stop(self) -> None:
+        """The last user says that the test has ended."""
+        self.load.busy -= 1
+        if not self.load.busy and self.load.over:
+            self.load.end()
+
     def order(self) -> Order:
         """The next order."""
         return next(self.load.endless)
 
+    def ask(self, tenant: str, rpc: str, items: Sequence[Item], since: float) -> None:
+        """One call, unless the time is over. Raises StopUser."""
+        if self.load.over:
+            raise StopUser
+        super().ask(tenant, rpc, items, since)
+
 
 class OpenLoop(GrpcUser):
-    """A slot of the open loop (see this module). `--rate` chooses it."""
+    """A slot of the open loop (see this module). `--rate`, or an SLA, chooses it."""
 
     abstract = True
+
+    def on_start(self) -> None:
+        """Nothing to follow without a rate."""
+        if not (self.load.rate or self.load.replay):
+            self.load.finished(NO_RATE)
+            raise StopUser
+        super().on_start()
 
     def follow(self) -> None:
         """Make calls until the schedule ends; the last slot says so."""
@@ -266,8 +319,7 @@ class OpenLoop(GrpcUser):
         finally:
             load.busy -= 1
         if not load.busy:
-            load.ended = True
-            load.finished("")
+            load.end()
         raise StopUser
 
 
@@ -275,15 +327,6 @@ def _streamed(load: Load, items: Sequence[Item]) -> list[bytes]:
     """One stream with a message per item; its answers in the order in which they came."""
     requests = [with_item_id(item.request, str(place)) for place, item in enumerate(items)]
     return list(load.call(STREAM)(iter(requests), timeout=load.deadline_s))
-
-
-def _matched(items: Sequence[Item], received: Sequence[bytes]) -> tuple[list[Item], list[pb.CheckResponse]]:
-    """Items and their answers side by side, by item_id; items without an answer at the end."""
-    answers = {answer.item_id: answer for answer in map(pb.CheckResponse.FromString, received)}
-    pairs = [(item, answers.get(str(place))) for place, item in enumerate(items)]
-    answered = [item for item, answer in pairs if answer is not None]
-    unanswered = [item for item, answer in pairs if answer is None]
-    return answered + unanswered, [answer for _, answer in pairs if answer is not None]
 
 
 def _lag_s(answers: Sequence[pb.CheckResponse]) -> float | None:

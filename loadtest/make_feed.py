@@ -61,6 +61,8 @@ COLUMNS = (
 )
 OTHER_NAME = "another's name"  # in a row's `why`: the number is listed under another name
 FEED, MANIFEST, PEOPLE, BROKEN = "feed.jsonl", "feed.jsonl.manifest.json", "people.csv", "broken.csv"
+DEMO_PEOPLE = Path("run/demo/feed") / PEOPLE
+"""Of the feed of `make run`, seen from the checkout: whom a test asks about where nobody else is named."""
 
 _DAY_MS = 86_400_000
 _SPAN = timedelta(minutes=10)  # the feed's own times run over this, ending at as_of: the data is fresh when imported

@@ -32,6 +32,8 @@ NO_ANSWER: Final = "NO_ANSWER"
 """The status of items that a batch or a stream left unanswered."""
 MALFORMED: Final = "MALFORMED_ITEM"
 """The status of items answered with `error`."""
+SURPLUS: Final = "SURPLUS_ANSWERS"
+"""The status of all items of a call that got answers nobody asked for: whose the others are is anybody's guess."""
 
 _WORDS: Final = {number: name.removeprefix("OUTCOME_") for name, number in pb.Outcome.items()}
 
@@ -190,6 +192,9 @@ class Recorder:
     ) -> int:
         """A call that was answered. `ended_s`: seconds from the run's start; `outcomes`: pb.Outcome of each item in
         order, as many as came; `lag_s`: age of the data behind the answers. Returns how many were wrong."""
+        if len(outcomes) > len(items):
+            self.failed(tenant, rpc, latency_us, ended_s, len(items), SURPLUS)
+            return 0
         series, second = self._call(tenant, rpc, latency_us, ended_s, len(items))
         wrong = series.wrong
         for item, number in zip(items, outcomes, strict=False):
@@ -264,6 +269,13 @@ class Recorder:
             self.by_second.setdefault(number, Second()).merge(second)
         self.told = (self.told + other.told)[:MOST_TOLD]
 
+    def blame(self, warmup: "Recorder") -> None:
+        """Add the wrong answers of a warm-up, and nothing else of it: slow is allowed there, wrong is not."""
+        for key, series in warmup.series.items():
+            if series.wrong:
+                self.series.setdefault(key, Series()).wrong += series.wrong
+        self.told = (self.told + warmup.told)[:MOST_TOLD]
+
     def to_json(self) -> Json:
         """Everything, as plain JSON values."""
         return {
@@ -298,6 +310,28 @@ class Recorder:
             recorder.by_second[number] = Second(**fields)
         recorder.told = list(made["told"])
         return recorder
+
+
+def matched(
+    items: Sequence[Item], received: Iterable[pb.CheckResponse]
+) -> tuple[Sequence[Item], Sequence[pb.CheckResponse]]:
+    """A stream's items, whose item_ids are their places, side by side with their answers; items without one at the end.
+
+    An answer that belongs to no item, or a second one to an item, leaves more answers than items.
+    """
+    answers: dict[str, pb.CheckResponse] = {}
+    surplus = []
+    known = set(map(str, range(len(items))))
+    for answer in received:
+        if answer.item_id in answers or answer.item_id not in known:
+            surplus.append(answer)
+        answers.setdefault(answer.item_id, answer)
+    if surplus:
+        return items, [*surplus, *[pb.CheckResponse()] * len(items)]
+    pairs = [(item, answers.get(str(place))) for place, item in enumerate(items)]
+    answered = [item for item, answer in pairs if answer is not None]
+    unanswered = [item for item, answer in pairs if answer is None]
+    return answered + unanswered, [answer for _, answer in pairs if answer is not None]
 
 
 def merged(recorders: Iterable[Recorder]) -> Recorder:

@@ -28,14 +28,14 @@ _CAPACITY = """\
 Compute what a load needs: cores and machines by place, Redis memory, bandwidth to the edges, growth of cost.
 
 Costs come from results of `make bench` (--costs), from a quick measurement on this machine (--measure), or are those of
-docs/performance.md; the page says which is which, and what else is assumed. --validate measures, predicts what a
+docs/performance.json; the page says which is which, and what else is assumed. --validate measures, predicts what a
 checker on this machine spends at three rates, drives each in an open loop, and prints the error.
 """
 _EXAMPLES = """\
 examples:
   loadtest capacity
   loadtest capacity --rate 1000000 --keys 80000000 --edges 5000
-  loadtest capacity --costs bench/results/20261125T074316Z.json --in-process 0.5 --node 0.4
+  loadtest capacity --costs docs/performance.json --in-process 0.5 --node 0.4
   loadtest capacity --validate --rates 300,600,1200 --seconds 10
 """
 

@@ -1,10 +1,11 @@
 """A second opinion on locust's percentiles: a small open-loop prober on grpc.aio, in a process of its own.
 
 gRPC's maintainers do not recommend its gevent mode, and a busy loader delays its own calls. So while locust drives the
-load, this process makes the same kind of orders at a low rate, by another implementation of client and event loop, and
-`compare` says where the two disagree: where locust's percentile lies outside the range in which the prober's true
-percentile lies with 99 % confidence (from the ranks of its own calls, so few calls make a wide range), widened by
-TOLERANCE and SLACK_MS, since the two differ a little in what they send.
+load, this process makes the same kind of orders at a low rate that follows the same profile (else the two would weigh a
+sale opening differently), by another implementation of client and event loop, and `compare` says where they disagree:
+where locust's percentile lies outside the range in which the prober's true percentile lies with 99 % confidence (from
+the ranks of its own calls, so few calls make a wide range), widened by TOLERANCE and SLACK_MS, since the two differ a
+little in what they send.
 
     python -m loadtest.probe --target ADDR --people people.csv --sla FILE --rate 20 --seconds 60 --out probe.json
 """
@@ -22,8 +23,9 @@ from typing import Any, NamedTuple
 import grpc
 
 from loadtest import sla as slas
-from loadtest.measured import Recorder, Series
-from loadtest.workload import BATCH, CHECK, STREAM, Item, Order, People, batch_request, orders, with_item_id
+from loadtest.channels import Tls, add_options
+from loadtest.measured import Recorder, Series, matched
+from loadtest.workload import BATCH, CHECK, PROFILES, STREAM, Item, Order, People, batch_request, orders, with_item_id
 from proto.checker.v1 import check_pb2 as pb
 
 TOLERANCE = 0.25
@@ -93,12 +95,12 @@ def _range_ms(series: Series, percentile: float) -> tuple[float, float]:
 
 
 class _Prober:
-    def __init__(self, targets: Sequence[str], deadline_s: float) -> None:
+    def __init__(self, targets: Sequence[str], deadline_s: float, tls: Tls) -> None:
         self.recorder = Recorder()
         self._deadline_s = deadline_s
         self._calls: list[dict[str, Any]] = []
         for target in targets:
-            channel = grpc.aio.insecure_channel(target)
+            channel = tls.aio_channel(target)
             service = "/checker.v1.CheckService/"
             self._calls.append(
                 {
@@ -138,19 +140,28 @@ class _Prober:
             )
             return
         ended = time.perf_counter()
+        answers: Sequence[pb.CheckResponse]
         if order.rpc == BATCH:
             answers = list(pb.BatchCheckResponse.FromString(received[0]).items)
         else:
             answers = [pb.CheckResponse.FromString(each) for each in received]
         if order.rpc == STREAM:
-            answers.sort(key=lambda answer: int(answer.item_id))
+            items, answers = matched(items, answers)
         outcomes = [answer.outcome for answer in answers]
         self.recorder.answered(order.tenant, order.rpc, (ended - due) * 1e6, ended - start, items, outcomes)
 
 
 async def _probe(args: argparse.Namespace, sla: slas.Sla, people: People) -> Recorder:
-    prober = _Prober(args.target.split(","), sla.deadline_ms / 1000)
-    await prober.run(orders(people, sla.tenants, rate_per_s=args.rate, seconds=args.seconds, seed=f"probe {args.seed}"))
+    prober = _Prober(args.target.split(","), sla.deadline_ms / 1000, Tls.of(args))
+    schedule = orders(
+        people,
+        sla.tenants,
+        rate_per_s=args.rate,
+        seconds=args.seconds,
+        seed=f"probe {args.seed}",
+        profile=args.load_profile,
+    )
+    await prober.run(schedule)
     prober.recorder.seconds = args.seconds
     return prober.recorder
 
@@ -167,13 +178,15 @@ def _wait(told: Path) -> None:
 
 def main() -> int:
     """Probe and write what was measured."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.probe", description="A low, steady rate by grpc.aio.")
+    parser = argparse.ArgumentParser(prog="python -m loadtest.probe", description="A low rate by grpc.aio.")
     parser.add_argument("--target", required=True, metavar="ADDR[,ADDR]")
     parser.add_argument("--people", required=True, type=Path, metavar="FILE")
     parser.add_argument("--sla", required=True, type=Path, metavar="FILE")
     parser.add_argument("--rate", required=True, type=float, metavar="R", help="checks per second")
     parser.add_argument("--seconds", required=True, type=float, metavar="S")
+    parser.add_argument("--load-profile", default="steady", choices=PROFILES, help="how locust's rate changes")
     parser.add_argument("--seed", default="1")
+    add_options(parser.add_argument)
     parser.add_argument("--after", type=Path, metavar="FILE", help="locust's progress: start when it does")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE")
     args = parser.parse_args()

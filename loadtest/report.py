@@ -17,7 +17,7 @@ from typing import Any
 from xml.etree import ElementTree as Xml
 
 from loadtest.drive import Driven, Plan
-from loadtest.measured import Run, Series
+from loadtest.measured import Recorder, Run, Series
 from loadtest.probe import SLACK_MS, TOLERANCE, Opinion
 from loadtest.ramp import Trial, highest
 from loadtest.sla import Line, Sla, holds
@@ -77,6 +77,12 @@ class Report:
         )
 
     @property
+    def wrong_answers(self) -> list[str]:
+        """The first wrong answers in words: locust's, then the prober's."""
+        probe = self.driven.probe
+        return self.driven.recorder.told + [f"the prober: {text}" for text in (probe.told if probe else ())]
+
+    @property
     def disagreements(self) -> list[str]:
         """Where locust and the prober do not agree, in words."""
         return [
@@ -120,7 +126,7 @@ def to_json(report: Report) -> dict[str, Any]:
             for (tenant, rpc), series in sorted(driven.recorder.series.items())
         ],
         "all": _figures(driven.recorder.select()),
-        "wrong_answers": driven.recorder.told,
+        "wrong_answers": report.wrong_answers,
         "tester": {
             "limits": list(report.limits),
             "processes": driven.pace.processes,
@@ -131,10 +137,12 @@ def to_json(report: Report) -> dict[str, Any]:
             "busiest_share": max((sample.busiest_share for sample in driven.samples), default=None),
         },
         "probe": {
-            "agrees": not report.disagreements,
+            "agrees": not report.disagreements if report.opinions else None,
+            "failed": driven.probe_failed,
             "tolerance": TOLERANCE,
             "slack_ms": SLACK_MS,
             "opinions": [each._asdict() | {"agrees": each.agrees} for each in report.opinions],
+            "all": None if driven.probe is None else _figures(driven.probe.select()),
         },
         "server_cpu_us_per_check": driven.server_cpu_us,
         "server_memory_growth_mib_per_hour": driven.memory_growth,
@@ -180,7 +188,7 @@ def junit(report: Report) -> bytes:
         case = Xml.SubElement(suite, "testcase", classname=report.sla.name, name=f"{line.name} {line.target}")
         if not line.passed:
             Xml.SubElement(case, "failure", message=f"measured {line.measured}")
-    told = [report.verdict, *report.limits, *report.disagreements, *report.driven.recorder.told]
+    told = [report.verdict, *report.limits, *report.disagreements, *report.wrong_answers]
     Xml.SubElement(suite, "system-out").text = "\n".join(told)
     return bytes(Xml.tostring(suite, encoding="utf-8", xml_declaration=True))
 
@@ -280,8 +288,8 @@ def to_html(report: Report) -> str:
             marked=[not line.passed for line in report.lines],
         ),
     ]
-    if recorder.told:
-        parts += [_heading("Wrong answers"), table(("the first of them",), [(text,) for text in recorder.told])]
+    if report.wrong_answers:
+        parts += [_heading("Wrong answers"), table(("the first of them",), [(text,) for text in report.wrong_answers])]
     parts += [_heading("Was the tester the limit?"), *_tester(report)]
     parts += [_heading("Second opinion"), *_second_opinion(report)]
     parts += [
@@ -300,7 +308,7 @@ def to_html(report: Report) -> str:
         ),
         chart(charts.troubles(recorder), "Checks not answered, in doubt, or answered wrongly.")
         or _paragraph("Every check was answered, none in doubt, none wrongly."),
-        _errors(report),
+        _errors(recorder),
         chart(charts.outcomes(recorder), "Answers that are not ALLOWED, by kind of seller."),
         chart(charts.lag(recorder), "Age of the data behind the answers (data_as_of)."),
         _heading("Processors and memory"),
@@ -345,8 +353,8 @@ def _text(milliseconds: float | None) -> str:
     return "–" if milliseconds is None else f"{milliseconds:,.3f}"
 
 
-def _errors(report: Report) -> str:
-    errors = report.driven.recorder.select().errors
+def _errors(recorder: Recorder) -> str:
+    errors = recorder.select().errors
     return (
         table(("not answered because of", "checks"), [(name, f"{n:,}") for name, n in errors.most_common()])
         if errors
@@ -376,8 +384,21 @@ def _tester(report: Report) -> list[str]:
 
 
 def _second_opinion(report: Report) -> list[str]:
+    probe = report.driven.probe
+    if report.driven.probe_failed:
+        return [_paragraph(report.driven.probe_failed, "note")]
+    if probe is None:
+        return [_paragraph("The prober was not asked, or was cut short with the run.")]
+    whole = probe.select()
+    answers = [
+        _paragraph(
+            f"The prober asked {whole.checks:,} checks: {whole.errors.total():,} were not answered, {whole.unknown:,} "
+            f"answered UNKNOWN where another answer was due, {whole.wrong:,} answered wrongly."
+        ),
+        _errors(probe),
+    ]
     if not report.opinions:
-        return [_paragraph("The prober made too few calls to compare, or was not asked to.")]
+        return [_paragraph("The prober made too few calls to compare latencies."), *answers]
     kept = (
         "The prober (grpc.aio, a process of its own) and locust agree."
         if not report.disagreements
@@ -400,7 +421,7 @@ def _second_opinion(report: Report) -> list[str]:
     heads = ("percentile", "locust ms", "prober ms", "would agree ms", "result")
     marked = [not each.agrees for each in report.opinions]
     kind = "note" if report.disagreements else ""
-    return [_paragraph(kept, kind), table(heads, rows, marked=marked), _paragraph(bound, "about")]
+    return [_paragraph(kept, kind), table(heads, rows, marked=marked), _paragraph(bound, "about"), *answers]
 
 
 def _cost(report: Report) -> list[str]:

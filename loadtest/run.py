@@ -6,6 +6,7 @@ A ramp starts at the SLA's own rate (or --rate); `loadtest.ramp` says which rate
 import argparse
 import contextlib
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,17 +15,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from loadtest import report as reports
 from loadtest import sla as slas
 from loadtest import trace
+from loadtest.ask import BadPeople
+from loadtest.channels import BadTls, Tls, add_options
 from loadtest.drive import IN_FLIGHT, DriveFailed, Driven, Plan, Unreachable, drive
+from loadtest.make_feed import DEMO_PEOPLE
 from loadtest.meter import environment
 from loadtest.pace import limits
 from loadtest.probe import compare
 from loadtest.ramp import Trial, highest, search
 from loadtest.report import Report
-from loadtest.sla import Line, Sla
+from loadtest.sla import MOST_RATE, MOST_SECONDS, MOST_WARMUP_S, Line, Sla
 from loadtest.stand import Stand, StandFailed
+from loadtest.workload import People, orders
 
 PASSED, BROKEN, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 _TRIAL_S = 20.0
@@ -41,8 +48,10 @@ _RUN_EXAMPLES = """\
 exit codes: 0 every line holds, 1 one does not, 2 wrong input, 3 a target cannot be reached
 
 examples:
-  loadtest run --sla rail-peak --target 127.0.0.1:50051 --people run/demo/feed/people.csv --rate 500
-  loadtest run --sla my.toml --target 10.0.0.5:50051,10.0.0.6:50051 --people people.csv --processes 4 --out evidence
+  loadtest run --sla rail-peak --target 127.0.0.1:50061 --rate 100        the edge of `make run`, and its people
+  loadtest run --sla rail-peak --target 127.0.0.1:50051 --people feed/people.csv --rate 500
+  loadtest run --sla my.toml --target a.example:443,b.example:443 --ca ca.pem --cert me.pem --key me.key \\
+    --people people.csv --processes 4 --out evidence
   loadtest run --sla hotel-desk --stand        its own feed, centre and edge, on loopback
 """
 _RAMP = """\
@@ -84,13 +93,19 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sla", required=True, metavar="FILE", help="SLA file, or the name of one that comes with it")
     parser.add_argument("--target", metavar="ADDR[,ADDR]", help="whom to ask: HOST:PORT or unix:PATH")
-    parser.add_argument("--people", type=Path, metavar="FILE", help="people.csv of the feed the target has imported")
+    parser.add_argument(
+        "--people",
+        type=Path,
+        metavar="FILE",
+        help=f"people.csv of the feed the target has imported (default {DEMO_PEOPLE}, of `make run`, where it is)",
+    )
     parser.add_argument("--stand", action="store_true", help="start a feed, centre and edge on loopback for this run")
     parser.add_argument("--seconds", type=float, metavar="S", help="of each run (default: the SLA's; ramp 20)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="loader processes (default 1)")
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, metavar="N", help=f"calls at once ({IN_FLIGHT})")
     parser.add_argument("--seed", default="1", metavar="S", help="equal seeds and processes make equal orders")
-    parser.add_argument("--warmup", type=float, metavar="S", help="driven before, not recorded (default: the SLA's)")
+    parser.add_argument("--warmup", type=float, metavar="S", help="driven before, wrong answers count (the SLA's)")
+    add_options(parser.add_argument)
     parser.add_argument("--pid", type=int, action="append", metavar="PID", help="the target's process, to see its CPU")
     parser.add_argument("--no-probe", action="store_true", help="without the second opinion")
     parser.add_argument("--out", type=Path, metavar="DIR", help="for the reports (default run/loadtest-TIME)")
@@ -127,6 +142,8 @@ def _run(args: argparse.Namespace) -> int:
         if args.replay is not None:
             plan = _replayed(plan, args.replay)
         told = f"the SLA's rate is {plan.sla.rate:,.0f} checks/s, driven are {plan.driven_rate:,.0f}"
+        if plan.sla.loop == "closed" and plan.replay is None:
+            told = f"closed loop of {plan.in_flight} users"
         print(f"{plan.sla.name}: {plan.driven_s:,.0f} s against {', '.join(plan.targets)}; {told}", flush=True)
         report = judged(plan, out)
         page = reports.write(report, out)
@@ -160,8 +177,15 @@ def judged(plan: Plan, folder: Path) -> Report:
 
 
 def judge(plan: Plan, driven: Driven) -> Report:
-    """The report of what was driven: the SLA's lines, and one more where the run ended early."""
+    """The report of what was driven: the SLA's lines, one for the prober's answers, and one where the run ended early.
+
+    An answer is wrong whoever asked: what the prober saw fails the run as what locust saw does.
+    """
     lines = slas.judge(plan.sla, driven.recorder, plan.driven_rate, driven.memory_growth)
+    if driven.probe is not None:
+        whole = driven.probe.select()
+        measured = f"{whole.wrong:,} wrong of {whole.answered:,}"
+        lines.insert(1, Line("prober answers", "none wrong", measured, not whole.wrong))
     if driven.problem:
         lines.append(Line("run", "to its end", driven.problem, False))
     return Report(
@@ -179,12 +203,14 @@ def _show(report: Report) -> None:
     aims = max(len(line.target) for line in report.lines)
     for line in report.lines:
         print(f"  {'PASS' if line.passed else 'FAIL'}  {line.name:<{wide}}  {line.target:<{aims}}  {line.measured}")
-    for text in report.driven.recorder.told[:5]:
+    for text in report.wrong_answers[:5]:
         print(f"  wrong: {text}")
     for text in report.limits:
         print(f"  the tester may be the limit: {text}")
     for text in report.disagreements:
         print(f"  second opinion disagrees: {text}")
+    if report.driven.probe_failed:
+        print(f"  second opinion: {report.driven.probe_failed}")
     if (cost := report.driven.server_cpu_us) is not None:
         print(f"  target: {cost:,.1f} µs of processor time per check")
 
@@ -230,7 +256,7 @@ def _ramp(args: argparse.Namespace) -> int:
         notes: list[str] = []
         for rate in search(plan.driven_rate, args.trials, trials):
             folder = out / f"trial-{len(trials) + 1:02}-{rate:.0f}"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             report = judged(replace(plan, rate=rate), folder)
             reports.write(report, folder)
             trials.append(_trial(report))
@@ -271,25 +297,29 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
     sla, file = _sla(args.sla)
     if args.stand and (args.target or args.people):
         raise InputError("give --target and --people, or --stand alone")
+    if args.people is None and not args.stand and DEMO_PEOPLE.is_file():
+        args.people = DEMO_PEOPLE
     if not args.stand and not (args.target and args.people):
         raise InputError("--target and --people belong together, since every answer is checked; or give --stand")
-    for name in ("rate", "seconds"):
-        if getattr(args, name) is not None and getattr(args, name) <= 0:
-            raise InputError(f"--{name} must be above 0")
-    if args.processes < 1 or args.in_flight < args.processes:
-        raise InputError("--processes must be 1 or more, and --in-flight at least as many")
-    if args.people is not None and not args.people.is_file():
-        raise InputError(f"--people {args.people}: is no file; name the people.csv that `loadtest make-feed` wrote")
+    targets = tuple(each.strip() for each in (args.target or "").split(",") if each.strip())
+    if not args.stand and not targets:
+        raise InputError(f"--target {args.target}: names nobody; give HOST:PORT or unix:PATH")
+    _check_numbers(args)
+    tls = Tls.of(args)
+    try:
+        tls.credentials()
+    except BadTls as error:
+        raise InputError(str(error)) from None
+    if not args.stand:
+        _check_people(args.people, sla)
     out = args.out or Path("run") / f"loadtest-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    _make_folder(out)
     with contextlib.ExitStack() as stack:
-        pids = tuple(args.pid or ())
+        people, pids = args.people, tuple(args.pid or ())
         if args.stand:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xx-")))
             stand = stack.enter_context(Stand(folder, edge=True))
             targets, people, pids = (stand.target.address,), stand.people, (stand.target.pid,)
-        else:
-            targets, people = tuple(each.strip() for each in args.target.split(",") if each.strip()), args.people
-        out.mkdir(parents=True, exist_ok=True)
         yield (
             Plan(
                 sla=sla,
@@ -304,9 +334,47 @@ def _planned(args: argparse.Namespace) -> Iterator[tuple[Plan, Path]]:
                 warmup_s=args.warmup,
                 probe=not args.no_probe,
                 pids=pids,
+                tls=tls,
             ),
             out,
         )
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Raises InputError."""
+    for name, most in (("rate", MOST_RATE), ("seconds", MOST_SECONDS)):
+        if (value := getattr(args, name)) is not None and not 0 < value <= most:
+            raise InputError(f"--{name} must be above 0, at most {most:,.0f}")
+    if args.warmup is not None and not 0 <= args.warmup <= MOST_WARMUP_S:
+        raise InputError(f"--warmup must be 0 to {MOST_WARMUP_S:,.0f} seconds")
+    if args.processes < 1 or args.in_flight < args.processes:
+        raise InputError("--processes must be 1 or more, and --in-flight at least as many")
+    for pid in args.pid or ():
+        if not psutil.pid_exists(pid):
+            raise InputError(f"--pid {pid}: is no process of this machine; `pgrep -f 'checker serve'` finds it")
+
+
+def _check_people(file: Path, sla: Sla) -> None:
+    """Raises InputError where the workload cannot be made of them; else each loader process would find that out."""
+    if not file.is_file():
+        raise InputError(f"--people {file}: is no file; name the people.csv that `loadtest make-feed` wrote")
+    try:
+        orders(People.read(file), sla.tenants, rate_per_s=1, seconds=1, seed="")
+    except BadPeople as error:
+        raise InputError(f"--people {file}: {error}") from None
+    except OSError as error:
+        raise InputError(f"--people {file}: {error.strerror}") from None
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--out {out} is a file; name a folder") from None
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name a folder that may be written to") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: may not be written to; name another folder")
 
 
 def _sla(text: str) -> tuple[Sla, Path]:

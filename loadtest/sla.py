@@ -21,6 +21,9 @@ from loadtest.workload import BY_NAME, PROFILES, RPCS, TENANTS, Tenant, mean_rat
 
 PERCENTILES: Final = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
 LOOPS: Final = ("open", "closed")
+MOST_RATE: Final = 1e7
+MOST_SECONDS: Final = 1e6
+MOST_WARMUP_S: Final = 3600.0
 READY: Final = Path(__file__).parent / "slas"
 """Folder of the SLA files that come with the load tester."""
 
@@ -193,10 +196,10 @@ def parse(content: dict[str, Any]) -> Sla:
     workload = _Table(top.take("workload") if "workload" in top else {}, "workload", problems)
     tenants = _tenants(workload)
     profile = workload.word("profile", PROFILES, "steady")
-    rate = workload.number("rate", 0.001, 1e7, "checks per second, above 0", needed=True)
-    seconds = workload.number("seconds", 1, 1e6, "seconds, 1 or more", needed=True)
+    rate = workload.number("rate", 0.001, MOST_RATE, "checks per second, above 0", needed=True)
+    seconds = workload.number("seconds", 1, MOST_SECONDS, "seconds, 1 or more", needed=True)
     loop = workload.word("loop", LOOPS, "open")
-    warmup_s = workload.number("warmup_s", 0, 3600, "seconds, 0 to 3600")
+    warmup_s = workload.number("warmup_s", 0, MOST_WARMUP_S, "seconds, 0 to 3600")
     deadline_ms = workload.number("deadline_ms", *_MS)
     workload.end(_WORKLOAD)
     if profile == "burst" and not any(tenant.opening > 1 for tenant in tenants):
@@ -326,7 +329,8 @@ def holds(lines: Sequence[Line]) -> bool:
 
 def _answers(recorder: Recorder) -> Line:
     whole = recorder.select()
-    measured = f"{whole.wrong:,} wrong of {whole.answered:,}" if whole.answered else "nothing was answered"
+    seen = whole.answered or whole.wrong  # wrong answers of the warm-up count, its answers do not
+    measured = f"{whole.wrong:,} wrong of {whole.answered:,}" if seen else "nothing was answered"
     return Line("answers", "none wrong", measured, whole.answered > 0 and not whole.wrong)
 
 

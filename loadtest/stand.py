@@ -1,14 +1,17 @@
 """A whole deployment on loopback, for runs that bring none: a made feed, the centre, and where asked an edge node.
 
 Each part is its console script, started as a process in a session of its own and stopped by its own handle. Ports are
-free ones, told by ready files. Everything lies under one folder, which the caller chose.
+free ones, told by ready files. Everything lies under one folder, which the caller chose. The feed goes on with a
+heartbeat a minute, as a court's does, where something can be imported while the centre serves: not into `memory:`.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,10 +19,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from loadtest.make_feed import FEED, PEOPLE, SHANGHAI, make_feed
+from loadtest.make_feed import FEED, MANIFEST, PEOPLE, SHANGHAI, make_feed
 
 READY_S = 120.0
 """Time a part may take until it serves."""
+HEARTBEAT_S = 60.0
+"""Seconds between two heartbeats of the feed."""
 _STOP_S = 30.0
 _SEED = 1
 
@@ -105,6 +110,27 @@ class Stand:
         if self._rulebook is not None:
             index += ["--rulebook", str(self._rulebook)]
         self._serve("centre", ["checker", "serve", *index])
+        if not self._memory:
+            self._go_on(feed, f"embedded:{state}")
+
+    def _go_on(self, feed: Path, index: str) -> None:
+        """Heartbeats until the stand ends; an import that fails is tried again, and the data shows its age."""
+        over = threading.Event()
+        file = feed.with_name("heartbeat.jsonl")
+
+        def beat() -> None:
+            manifest = json.loads(feed.with_name(MANIFEST).read_text("utf-8"))
+            sequence = manifest["last_sequence"] + 1
+            while not over.wait(HEARTBEAT_S):
+                file.write_text(json.dumps({"seq": sequence, "op": "heartbeat"}) + "\n", "utf-8")
+                with contextlib.suppress(StandFailed):
+                    self._run("heartbeat", ["checker", "import", "--index", index, str(file)])
+                    sequence += 1
+
+        beating = threading.Thread(target=beat, daemon=True)
+        beating.start()
+        self._stack.callback(beating.join)
+        self._stack.callback(over.set)
 
     def _start_edge(self) -> None:
         key = self.folder / "edge-key.json"

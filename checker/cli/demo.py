@@ -1,8 +1,9 @@
 """`checker demo` (`make run`): the whole road on one machine, by the commands a user would type.
 
 Makes a feed, imports it into an embedded index, starts a centre and an edge before it, asks the edge a dozen telling
-questions, shows where each answer came from, and stays up until Ctrl-C. Each part is the console script itself, started
-as a process.
+questions, shows where each answer came from, and stays up until Ctrl-C. Meanwhile the feed goes on with a heartbeat a
+minute, as a court's does: without it the data would look older by the second. Each part is the console script itself,
+started as a process.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from typing import Any, NamedTuple
 
 from checker.errors import CheckerError, UsageError
 
+HEARTBEAT_S = 60.0
+"""Seconds between two heartbeats of the feed."""
 _TELLING = 12
 # A first look must not be UNKNOWN because the machine is small, or busy with starting all this.
 _PATIENT_CENTRE = ("--index-timeout-ms", "2000")
@@ -100,7 +103,7 @@ def _run(args: argparse.Namespace, folder: Path, seconds: float | None) -> int:
             print("Ctrl-C stops it." if seconds is None else f"Stops after {seconds:g} s.", flush=True)
             if wrong:
                 raise CheckerError("an answer differs from what the feed says")
-            _stay([centre, edge], seconds)
+            _stay([centre, edge], seconds, _Feed(feed, index))
         except KeyboardInterrupt:
             print()
     return 0
@@ -177,10 +180,43 @@ def _wait_in_step(edge: _Served) -> None:
     raise CheckerError("the edge had no snapshot within 60 s: see what it and the centre have logged")
 
 
-def _stay(served: list[_Served], seconds: float | None) -> None:
+class _Feed:
+    """The made feed after its end: a heartbeat whenever one is due, imported while the centre serves."""
+
+    def __init__(self, folder: Path, index: str) -> None:
+        self._folder, self._index = folder, index
+        manifest = json.loads((folder / "feed.jsonl.manifest.json").read_text("utf-8"))
+        self._sequence = int(manifest["last_sequence"])
+        self._due = time.monotonic() + HEARTBEAT_S
+        self._importing: subprocess.Popen[bytes] | None = None
+
+    def go_on(self) -> None:
+        """Import the next heartbeat if it is due; never waits. A failed import says so itself, and is tried again."""
+        if self._importing is not None:
+            if self._importing.poll() is None:
+                return
+            self._sequence += self._importing.returncode == 0
+            self._importing = None
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + HEARTBEAT_S
+        file = self._folder / "heartbeat.jsonl"
+        file.write_text(json.dumps({"seq": self._sequence + 1, "op": "heartbeat"}) + "\n", "utf-8")
+        command = [*_script("checker"), "import", "--quiet", "--index", self._index, str(file)]
+        self._importing = subprocess.Popen(command, start_new_session=True)
+
+    def close(self) -> None:
+        """Let an import come to its end."""
+        if self._importing is not None:
+            self._importing.wait(timeout=60)
+
+
+def _stay(served: list[_Served], seconds: float | None, feed: _Feed) -> None:
     until = None if seconds is None else time.monotonic() + seconds
-    while until is None or time.monotonic() < until:
-        for one in served:
-            if one.process.poll() is not None:
-                raise CheckerError(f"{one.name} ended with exit code {one.process.returncode}")
-        time.sleep(0.2)
+    with contextlib.closing(feed):
+        while until is None or time.monotonic() < until:
+            for one in served:
+                if one.process.poll() is not None:
+                    raise CheckerError(f"{one.name} ended with exit code {one.process.returncode}")
+            feed.go_on()
+            time.sleep(0.2)

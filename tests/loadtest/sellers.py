@@ -19,7 +19,8 @@ from proto.checker.v1 import check_pb2_grpc
 class FromFile(check_pb2_grpc.CheckServiceServicer):
     """Right answers for whom the file lists and ALLOWED for the rest, made-up invalid documents included.
 
-    `slow_s`: sleeps for as long; `wrong`: allows everybody; `status`: fails every call.
+    `slow_s`: sleeps for as long; `wrong`: allows everybody; `status`: fails every call; `hangs_after_s`: no answer
+    from so long after its first call on, until `released`; `refuses_after_s`: fails every call from then on.
     """
 
     def __init__(self, people: Path) -> None:
@@ -30,7 +31,11 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
         self.wrong = False
         self.slow_s = 0.0
         self.status: grpc.StatusCode | None = None
+        self.hangs_after_s: float | None = None
+        self.refuses_after_s: float | None = None
+        self.released = threading.Event()
         self.calls = 0
+        self._first = 0.0
         self._lock = threading.Lock()
 
     def _answer(self, asked: pb.CheckRequest) -> pb.CheckResponse:
@@ -41,6 +46,12 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
     def _called(self, context: Any) -> None:
         with self._lock:
             self.calls += 1
+            self._first = self._first or time.monotonic()
+        served_s = time.monotonic() - self._first
+        if self.hangs_after_s is not None and served_s >= self.hangs_after_s:
+            self.released.wait()
+        if self.refuses_after_s is not None and served_s >= self.refuses_after_s:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "as the test asks")
         if self.slow_s:
             time.sleep(self.slow_s)
         if self.status is not None:
@@ -63,16 +74,20 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
 
 
 @contextmanager
-def served(people: Path, threads: int = 16) -> Iterator[tuple[str, FromFile]]:
-    """The service on a free port."""
+def served(
+    people: Path, threads: int = 16, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[tuple[str, FromFile]]:
+    """The service on a free port; plaintext without credentials."""
     servicer = FromFile(people)
     server = grpc.server(ThreadPoolExecutor(threads))
     check_pb2_grpc.add_CheckServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    free = "127.0.0.1:0"
+    port = server.add_secure_port(free, credentials) if credentials else server.add_insecure_port(free)
     server.start()
     try:
         yield f"127.0.0.1:{port}", servicer
     finally:
+        servicer.released.set()
         server.stop(None).wait()
 
 
@@ -83,13 +98,16 @@ def an_sla(
     rate: float = 60,
     seconds: float = 3,
     deadline_ms: float = 5000,
+    loop: str = "open",
+    profile: str = "steady",
     target: str = "error_share = 0.0",
     more: str = "",
 ) -> Path:
-    """A short open-loop SLA with one [[target]]."""
+    """A short SLA with one [[target]]."""
     path = folder / "sla.toml"
     path.write_text(
         f'name = "short"\n[workload]\ntenants = {tenants}\nrate = {rate}\nseconds = {seconds}\nwarmup_s = 0.5\n'
-        f"deadline_ms = {deadline_ms}\n[[target]]\n{target}\n{more}\n"
+        f'deadline_ms = {deadline_ms}\nloop = "{loop}"\nprofile = "{profile}"\n'
+        f"[[target]]\n{target}\n{more}\n"
     )
     return path

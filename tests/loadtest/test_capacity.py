@@ -209,6 +209,17 @@ def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert made["costs"]["unary_us"]["from"] == "default"
 
 
+def test_the_default_costs_are_those_of_the_page_and_the_rest_says_assumed() -> None:
+    """Every cost that docs/performance.json holds is its figure; no other is called so."""
+    known, page = costs.Known.defaults(), costs.read(costs.PERFORMANCE)
+    kept = {row["name"]: row["value"] for row in json.loads(costs.PERFORMANCE.read_text("utf-8"))}
+
+    assert known.costs.unary_us == kept["unary check, server CPU"] > 0
+    assert known.costs.coalesced_us == pytest.approx(1e6 / kept["coalesced, 80 in flight"])
+    assert known.costs._asdict() == Costs()._asdict() | page
+    assert known.sources == {name: "default" if name in page else "assumed" for name in Costs._fields}
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

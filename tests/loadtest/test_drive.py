@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from loadtest import sla as slas
 from loadtest.drive import Driven, Plan, Unreachable, drive
 from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
 from loadtest.pace import limits
+from loadtest.report import to_html, to_json
+from loadtest.run import judge
 from loadtest.stand import Stand
 from loadtest.workload import People, orders
 from tests.loadtest.sellers import an_sla, served
@@ -117,6 +120,17 @@ def test_the_targets_processor_time_is_seen(stand: Stand, tmp_path: Path) -> Non
     assert len(driven.samples) >= 3
 
 
+def test_a_process_that_has_gone_was_not_seen(people: Path, tmp_path: Path) -> None:
+    """Of a target whose process nobody can look at no cost is told, rather than none at all."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with served(people) as (address, _):
+        driven = drive(a_plan(an_sla(tmp_path, seconds=1), address, people, pids=(gone.pid,)), tmp_path)
+
+    assert not driven.watched
+    assert driven.server_cpu_us is None
+
+
 def test_processes_share_the_rate_and_lose_nothing(people: Path, tmp_path: Path) -> None:
     """Two loader processes make as many calls as the target saw, warm-up apart."""
     file = an_sla(tmp_path, rate=150, seconds=2)
@@ -140,6 +154,50 @@ def test_failures_are_counted_by_status_and_an_abort_ends_the_run(people: Path, 
     assert "error_share" in driven.problem
     assert set(whole.errors) == {"RESOURCE_EXHAUSTED"}
     assert driven.recorder.seconds < 15
+
+
+def test_the_prober_follows_the_slas_profile(people: Path, tmp_path: Path) -> None:
+    """In five steps up to a rate it makes the very calls of that profile at a twentieth of the rate, not those of
+    the steady rate's."""
+    file = an_sla(tmp_path, rate=400, seconds=3, profile="step")
+    with served(people) as (address, _):
+        driven = drive(a_plan(file, address, people, probe=True, warmup_s=0.0), tmp_path)
+    made = {
+        profile: list(
+            orders(
+                People.read(people), slas.read(file).tenants, rate_per_s=20, seconds=3, seed="probe 1", profile=profile
+            )
+        )
+        for profile in ("step", "steady")
+    }
+
+    assert driven.probe is not None
+    whole = driven.probe.select()
+    assert (whole.calls, whole.checks) == (len(made["step"]), sum(len(order.items) for order in made["step"]))
+    assert whole.calls != len(made["steady"])
+
+
+def test_a_prober_that_fails_is_no_silent_one(people: Path, tmp_path: Path) -> None:
+    """Killed in the middle of a run, it is told in the report with its exit code and its log; the run goes on."""
+    killed: list[int] = []
+
+    def kill(told: dict[str, Any]) -> None:
+        if told["now_s"] > 0.5 and not killed:
+            (prober,) = [each for each in psutil.Process().children() if "loadtest.probe" in each.cmdline()]
+            killed.append(prober.pid)
+            prober.kill()
+
+    with served(people) as (address, _):
+        plan = a_plan(an_sla(tmp_path, seconds=3), address, people, probe=True)
+        driven = drive(plan, tmp_path, kill)
+    report = judge(plan, driven)
+    said = f"The prober failed with exit code -9: see {tmp_path / 'probe.log'}."
+
+    assert killed
+    assert (driven.probe, driven.problem, driven.probe_failed) == (None, "", said)
+    assert said in to_html(report)
+    assert to_json(report)["probe"]["agrees"] is None
+    assert to_json(report)["probe"]["failed"] == said
 
 
 def test_a_lost_loader_process_ends_the_run(people: Path, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
 from loadtest.measured import Recorder
 from loadtest.pace import Pace
 from loadtest.stand import Stand, stop
-from tests.loadtest.sellers import FromFile, served
+from loadtest.workload import BY_NAME, CHECK, People, orders
+from tests.loadtest.sellers import FromFile, an_sla, served
 from tests.waiting import until
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
@@ -49,17 +50,26 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def command(address: str, people: Path, *more: str) -> list[str]:
+def command(address: str, people: Path, *more: str, file: Path = LOCUSTFILE) -> list[str]:
     """Locust on our locustfile."""
-    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", address, "--people", str(people), *more]
+    return [sys.executable, "-m", "locust", "-f", str(file), "--host", address, "--people", str(people), *more]
 
 
-def headless(address: str, people: Path, folder: Path, *more: str) -> tuple[Recorder, Pace, Json]:
+def changed(folder: Path, change: str) -> Path:
+    """Our locustfile after some lines that change its modules."""
+    file = folder / "locustfile.py"
+    file.write_text(f"from loadtest import collect, grpc_user\n{change}\nfrom loadtest.locustfile import *\n", "utf-8")
+    return file
+
+
+def headless(
+    address: str, people: Path, folder: Path, *more: str, file: Path = LOCUSTFILE
+) -> tuple[Recorder, Pace, Json]:
     """Run to the end; what was measured."""
     out = folder / "measured.json"
     options = ["--headless", "--only-summary", "--measured", str(out), "--loglevel", "WARNING"]
     done = subprocess.run(
-        command(address, people, *options, *more), capture_output=True, text=True, timeout=60, check=False
+        command(address, people, *options, *more, file=file), capture_output=True, text=True, timeout=60, check=False
     )
     assert out.exists(), done.stderr
     made = json.loads(out.read_text())
@@ -96,6 +106,25 @@ def test_the_figures_of_worker_processes_come_together(
     assert 250 < whole.checks < 550  # a Poisson process with orders of up to 9
     assert recorder.seconds == 2.0
     assert pace.calls == whole.calls
+
+
+def test_a_process_that_does_not_hand_over_is_told(service: tuple[str, FromFile], people: Path, tmp_path: Path) -> None:
+    """Of two processes one has nothing to hand over: the other's figures are written, as part of the calls."""
+    port = str(free_port())
+    more = ["--rate", "100", "--seconds", "1", "--users", "8", "--spawn-rate", "8", "--processes", "2"]
+    more += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
+    dumb = """
+collect._FINALS_S = 3.0
+everything = collect._Asking.everything
+def one_of_two(self):
+    assert "process 0 of" not in grpc_user.GrpcUser.load._seed
+    return everything(self)
+collect._Asking.everything = one_of_two
+"""
+    recorder, _, made = headless(service[0], people, tmp_path, *more, file=changed(tmp_path, dumb))
+
+    assert made["problem"] == "1 of 2 loader processes did not hand over what they measured"
+    assert 0 < recorder.select().calls < service[1].calls
 
 
 def ask(url: str, form: Json | None = None) -> Json:
@@ -142,6 +171,53 @@ def test_the_web_ui_starts_shows_and_stops_a_test(service: tuple[str, FromFile],
             stop(process)
 
 
+def test_host_and_rate_of_the_form_make_an_open_loop_of_its_length(
+    service: tuple[str, FromFile], people: Path, tmp_path: Path
+) -> None:
+    """Started without a host, locust serves its form; a test without one says what is missing, and one with a host, a
+    rate and a length makes the very calls of that open loop and ends by itself."""
+    url = f"http://127.0.0.1:{free_port()}"
+    log = tmp_path / "log"
+    options = ["--web-host", "127.0.0.1", "--web-port", url.rpartition(":")[2], "--loglevel", "WARNING"]
+    form = {"user_count": 4, "spawn_rate": 4}
+    made = orders(People.read(people), rate_per_s=60, seconds=2, seed="1, process 0 of 1, run")
+    calls = sum(len(order.items) if order.rpc == CHECK else 1 for order in made)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command("", people, *options), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+        try:
+            until(lambda: serves(url) or process.poll() is not None, 60)
+            assert ask(f"{url}/swarm", form)["success"]
+            until(lambda: "--host ADDR[,ADDR]: is missing" in log.read_text(), 20)
+            until(lambda: ask(f"{url}/stats/requests")["state"] == "stopped", 20)
+            assert ask(f"{url}/swarm", form | {"host": service[0], "rate": "60", "seconds": "2"})["success"]
+            until(lambda: service[1].calls >= calls, 60)  # locust tells its state with a delay of 2 s
+            until(lambda: ask(f"{url}/stats/requests")["state"] == "stopped", 60)
+        finally:
+            stop(process)
+
+    assert service[1].calls == calls
+
+
+def test_an_sla_makes_an_open_loop_at_its_rate(service: tuple[str, FromFile], people: Path, tmp_path: Path) -> None:
+    """Its tenants, rate, profile and length, without --rate; users that are named make a closed loop of it."""
+    sla = an_sla(tmp_path, rate=60, seconds=2, profile="step")
+    more = ["--sla", str(sla), "--warmup", "0", "--users", "4", "--spawn-rate", "4"]
+    recorder, pace, _ = headless(service[0], people, tmp_path, *more)
+    made = orders(
+        *(People.read(people), [BY_NAME["rail"]]),
+        rate_per_s=60,
+        seconds=2,
+        seed="1, process 0 of 1, run",
+        profile="step",
+    )
+    calls = len(list(made))
+
+    assert pace.calls == recorder.select().calls == calls
+    assert headless(service[0], people, tmp_path, *more, "Batch")[1].calls == 0
+
+
 def test_a_wrong_answer_is_a_failure_in_locusts_tables(
     service: tuple[str, FromFile], people: Path, tmp_path: Path
 ) -> None:
@@ -159,15 +235,15 @@ def test_a_wrong_answer_is_a_failure_in_locusts_tables(
     ("options", "said"),
     [
         (["--people", "/nowhere.csv"], "--people /nowhere.csv: No such file or directory; name the feed's people.csv"),
+        (["--people", ""], "--people run/demo/feed/people.csv: No such file or directory; name one, or use `make run`"),
         (["--host", ""], "--host ADDR[,ADDR]: is missing; name whom to ask"),
         (["--sla", "/nowhere.toml"], "--sla /nowhere.toml: No such file or directory; name an SLA file"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line(people: Path, options: list[str], said: str) -> None:
+def test_what_is_missing_is_said_in_one_line(people: Path, tmp_path: Path, options: list[str], said: str) -> None:
     """No traceback: the option and the remedy."""
-    done = subprocess.run(
-        command("127.0.0.1:1", people, "--headless", *options), capture_output=True, text=True, timeout=30, check=False
-    )
+    asked = command("127.0.0.1:1", people, "--headless", *options)
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
 
     assert done.returncode == 1
     assert said in done.stderr
@@ -201,3 +277,37 @@ def test_interrupting_a_run_still_hands_over_what_was_measured(
     assert recorder.select().calls > 20
     assert 1 < recorder.seconds < 20
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("users", [["--rate", "60"], ["Unary"]])
+def test_a_test_without_an_end_goes_on_and_checks_answers_to_the_last(
+    service: tuple[str, FromFile], people: Path, tmp_path: Path, users: list[str]
+) -> None:
+    """Neither --seconds nor --sla: after its first round, here of half a second, an open loop has orders and a closed
+    one is still recorded."""
+    out, told = tmp_path / "measured.json", tmp_path / "told.jsonl"
+    options = ["--headless", "--only-summary", "--measured", str(out), "--progress", str(told)]
+    options += ["--users", "4", "--spawn-rate", "4", *users]
+    file = changed(tmp_path, "grpc_user.ROUND_S = 0.5")
+    process = subprocess.Popen(
+        command(service[0], people, *options, file=file),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def now_s() -> float:
+        lines = told.read_text().splitlines() if told.exists() else []
+        return float(json.loads(lines[-1])["now_s"]) if lines else 0.0
+
+    try:
+        until(lambda: now_s() >= 3 or process.poll() is not None, 60)
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(20)
+    finally:
+        stop(process)
+    recorder = Recorder.from_json(json.loads(out.read_text())["recorder"])
+
+    assert {0, 1, 2} <= set(recorder.by_second)
+    assert recorder.by_second[2].answered > 0

@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest import expectations as law
-from loadtest.measured import LONGEST_US, MALFORMED, MOST_TOLD, NO_ANSWER, Recorder, Run, Second, Series, merged
+from loadtest.measured import (
+    LONGEST_US,
+    MALFORMED,
+    MOST_TOLD,
+    NO_ANSWER,
+    SURPLUS,
+    Recorder,
+    Run,
+    Second,
+    Series,
+    matched,
+    merged,
+)
 from loadtest.workload import BATCH, CHECK, RPCS, Item
 from proto.checker.v1 import check_pb2 as pb
 
@@ -214,6 +226,42 @@ def test_items_without_an_answer_are_errors() -> None:
     assert whole.wrong == 0
 
 
+def test_surplus_answers_cancel_no_missing_ones() -> None:
+    """Sixty items without an answer and two batches answered with a hundred too many: every check of the three calls is
+    an error, since nobody can tell whose the surplus answers are."""
+    recorder = Recorder()
+    recorder.answered("rail", BATCH, 5, 0, [item()] * 60, [])
+    for _ in range(2):
+        recorder.answered("rail", BATCH, 5, 0, [item()] * 3, [pb.OUTCOME_ALLOWED] * 103)
+    whole = recorder.select()
+    assert whole.errors == {NO_ANSWER: 60, SURPLUS: 6}
+    assert (whole.checks, whole.answered, recorder.by_second[0].errors) == (66, 0, 66)
+
+
+@pytest.mark.parametrize(
+    ("answered", "errors", "right"),
+    [
+        (["2", "0", "1"], {}, 3),
+        (["2", "0"], {NO_ANSWER: 1}, 2),
+        (["0", "1", "7"], {SURPLUS: 3}, 0),
+        (["0", "0", "1", "2"], {SURPLUS: 3}, 0),
+        (["", "1", "2"], {SURPLUS: 3}, 0),
+    ],
+)
+def test_a_streams_answers_belong_to_the_items_they_name(
+    answered: list[str], errors: dict[str, int], right: int
+) -> None:
+    """In whatever order they come; one that is missing moves no other, one that nobody asked for spoils the call."""
+    expected = (law.ALLOWED, law.BARRED, law.INVALID_DOCUMENT)
+    outcomes = {str(place): OUTCOMES[word] for place, word in enumerate(expected)}
+    answers = [pb.CheckResponse(item_id=each, outcome=outcomes.get(each, 1)) for each in answered]  # type: ignore[arg-type]
+    items, got = matched([item(word) for word in expected], answers)
+    recorder = Recorder()
+    recorder.answered("tour", "StreamCheck", 5, 0, items, [answer.outcome for answer in got])
+    whole = recorder.select()
+    assert (whole.errors, whole.answered, whole.wrong) == (errors, right, 0)
+
+
 def test_failed_calls_count_by_status_and_with_their_time() -> None:
     """A time-out is no fast call: its checks fail, and the second it took is in the percentiles."""
     recorder = Recorder()
@@ -238,6 +286,21 @@ def test_a_wrong_answer_is_told_by_its_line_and_purchase_only() -> None:
     text = json.dumps(both.to_json(), ensure_ascii=False)
     assert NUMBER not in text
     assert NAME not in text
+
+
+def test_of_a_warm_up_only_wrong_answers_count() -> None:
+    """Its calls, latencies and errors are nowhere; its wrong answers are counted and told."""
+    recorder, warmup = Recorder(), Recorder()
+    recorder.answered("rail", BATCH, 5, 0, [item()], [pb.OUTCOME_ALLOWED])
+    warmup.answered("rail", BATCH, 9e6, 0, [item(line=7), item()], [pb.OUTCOME_BARRED, pb.OUTCOME_UNKNOWN])
+    warmup.answered("tour", CHECK, 9e6, 0, [item(line=8)], [pb.OUTCOME_BARRED])
+    warmup.failed("hotel", CHECK, 9e6, 0, 1, "UNAVAILABLE")
+    recorder.blame(warmup)
+    whole = recorder.select()
+    assert (whole.wrong, recorder.select("tour").wrong, len(recorder.told)) == (2, 1, 2)
+    assert (whole.calls, whole.checks, whole.percentile_us(100)) == (1, 1, 5)
+    assert (whole.errors, whole.unknown) == ({}, 0)
+    assert set(recorder.series) == {("rail", BATCH), ("tour", CHECK)}
 
 
 # -- selecting

@@ -50,7 +50,14 @@ def a_recorder(seed: int = 1, *, wrong: int = 0, failed: int = 0, slow: float = 
 
 
 def a_report(
-    folder: Path, *, wrong: int = 0, failed: int = 0, target: str = "p99_ms = 50", probe_slow: float = 1.0
+    folder: Path,
+    *,
+    wrong: int = 0,
+    failed: int = 0,
+    target: str = "p99_ms = 50",
+    probe_slow: float = 1.0,
+    probe_wrong: int = 0,
+    probe_failed: int = 0,
 ) -> Report:
     """A judged run of made figures."""
     draw = random.Random(2)
@@ -75,7 +82,7 @@ def a_report(
         pace=pace,
         samples=samples,
         start_at=START,
-        probe=a_recorder(3, slow=probe_slow),
+        probe=a_recorder(3, slow=probe_slow, wrong=probe_wrong, failed=probe_failed),
         watched=True,
     )
     plan = Plan(sla=slas.read(file), sla_file=file, targets=("127.0.0.1:50051",), people=folder / "people.csv")
@@ -145,6 +152,22 @@ def test_a_wrong_answer_fails_whatever_the_latency(tmp_path: Path) -> None:
     assert not report.passed
     assert to_json(report)["verdict"] == "FAIL"
     assert report.verdict.startswith("FAIL")
+
+
+def test_a_wrong_answer_that_only_the_prober_saw_fails_and_is_told_everywhere(tmp_path: Path) -> None:
+    """Seven wrong answers and 900 failed checks of the prober: FAIL by its own line, and page, JSON and JUnit tell of
+    both."""
+    report = a_report(tmp_path, probe_wrong=7, probe_failed=300, target="p99_ms = 9999")
+    told, made = " ".join(Page(to_html(report)).text.split()), to_json(report)
+
+    assert [line.name for line in report.lines if not line.passed] == ["prober answers"]
+    assert report.lines[1].measured == "7 wrong of 8,007"
+    assert "the prober: line 7 of people.csv" in told
+    assert "900 were not answered, 0 answered UNKNOWN where another answer was due, 7 answered wrongly" in told
+    assert (made["verdict"], made["probe"]["all"]["wrong"]) == ("FAIL", 7)
+    assert made["probe"]["all"]["errors"] == {"DEADLINE_EXCEEDED": 900}
+    assert any(text.startswith("the prober: line 7") for text in made["wrong_answers"])
+    assert b"the prober: line 7 of people.csv" in junit(report)
 
 
 def test_a_second_opinion_that_differs_is_flagged(tmp_path: Path) -> None:
@@ -230,6 +253,14 @@ def test_processor_time_counts_in_the_measured_time_alone(tmp_path: Path) -> Non
     driven.samples = [Sample(START + second + 0.5, 1.0, 0.05, 1, 0.0, 0.0, 0.0) for second in range(-5, SECONDS + 5)]
 
     assert driven.server_cpu_us == pytest.approx(SECONDS * 0.05 / 16_000 * 1e6)
+
+
+def test_the_testers_processor_time_is_in_page_and_json(tmp_path: Path) -> None:
+    """0.3 s in each of 20 s, for 8,000 checks of locust and as many of the prober's: 375 µs each."""
+    report = a_report(tmp_path)
+
+    assert "<td>processor time of the tester per check</td><td>375.0 µs</td>" in to_html(report)
+    assert to_json(report)["tester"]["cpu_us_per_check"] == pytest.approx(375)
 
 
 def chromium() -> str:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import grpc
 import pytest
 
 from loadtest.cli import main
-from loadtest.make_feed import PEOPLE, SHANGHAI, make_feed
+from loadtest.make_feed import DEMO_PEOPLE, PEOPLE, SHANGHAI, make_feed
 from loadtest.stand import Stand
 from loadtest.trace import write
 from loadtest.workload import BY_NAME, People, orders
 from tests.loadtest.sellers import an_sla, served
+from tests.rpc.certificates import Authority
 
 GENEROUS = "p99_ms = 4000\nerror_share = 0.0"
 
@@ -83,6 +85,61 @@ def test_a_wrong_answer_fails_the_run(people: Path, tmp_path: Path, capsys: pyte
     assert not re.search(r"\d{17}[\dX]", told)
 
 
+def test_a_wrong_answer_in_the_warm_up_fails_the_run(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A target that allows everybody for its first second, all of it warm-up, and refuses all calls after it: what was
+    wrong was so in the warm-up, and is told."""
+    with served(people) as (address, servicer):
+        servicer.wrong = True
+        servicer.refuses_after_s = 1.0
+        sla = an_sla(tmp_path, rate=800, seconds=1, target="p99_ms = 60000")
+        run(sla, address, people, tmp_path / "o", "--warmup", "2", "--no-probe")
+    told = capsys.readouterr().out
+    measured = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))["all"]
+
+    assert measured["answers"] == {}
+    assert measured["wrong"] > 0
+    assert re.search(r"wrong: line \d+ of people.csv, train .*: expected BARRED, got ALLOWED", told)
+
+
+def test_a_closed_loop_of_processes_ends_by_itself(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes of two users each ask for a second, have all their answers, and end."""
+    with served(people) as (address, servicer):
+        sla = an_sla(tmp_path, loop="closed", seconds=1, target=GENEROUS)
+        more = ["--in-flight", "4", "--processes", "2", "--warmup", "0", "--no-probe"]
+        run(sla, address, people, tmp_path / "o", *more)
+        measured = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
+        told = capsys.readouterr().out
+
+        assert f"1 s against {address}; closed loop of 4 users" in told
+        assert re.search(r"PASS +all errors +≤ 0 % +0 % \(0 of [1-9]", told), told
+        assert 0 < measured["all"]["calls"] <= servicer.calls  # which sees those before the start too
+    assert (measured["seconds"], measured["ended_early"]) == (1.0, "")
+
+
+def test_a_closed_loop_hides_no_stall_to_the_end(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A target that answers nothing from the middle of a run on holds every user in a call that began in time: each is
+    waited for and counted with its time and as unanswered, so latency and errors fail."""
+    with served(people) as (address, servicer):
+        servicer.hangs_after_s = 1.2
+        target = "p99_ms = 1000\nerror_share = 0.0"
+        sla = an_sla(tmp_path, loop="closed", tenants='["hotel"]', seconds=2, deadline_ms=3000, target=target)
+        servicer.slow_s = 0.05  # so that few calls go before, and those that hang are a hundredth of all and more
+        code = run(sla, address, people, tmp_path / "o", "--in-flight", "4", "--warmup", "0", "--no-probe")
+    told = capsys.readouterr().out
+    measured = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))["all"]
+
+    assert code == 1, told
+    assert re.search(r"FAIL +all p99 +≤ 1,000.000 ms +[23],\d\d\d\.\d+ ms", told)
+    assert re.search(r"FAIL +all errors", told)
+    assert set(measured["errors"]) == {"DEADLINE_EXCEEDED"}
+
+
 def test_a_target_that_cannot_be_reached_is_exit_3(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,10 +167,115 @@ def test_a_target_that_cannot_be_reached_is_exit_3(
         (["--sla", "rail-peak", "--target", "127.0.0.1:1", "--people", "/nowhere"], "--people /nowhere: is no file"),
     ],
 )
-def test_wrong_input_is_exit_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line per problem, with the option."""
+def test_wrong_input_is_exit_2(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line per problem, with the option. Here no demo has left its people."""
+    monkeypatch.chdir(tmp_path)
     assert main(["run", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_people_of_the_demo_are_the_default(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where `make run` has left its feed, --sla and --target are enough, as in the help of `compare`."""
+    monkeypatch.chdir(tmp_path)
+    DEMO_PEOPLE.parent.mkdir(parents=True)
+    DEMO_PEOPLE.write_bytes(people.read_bytes())
+    with served(people) as (address, servicer):
+        main(["run", "--sla", str(an_sla(tmp_path, seconds=1)), "--target", address, "--no-probe"])
+
+        assert servicer.calls > 10
+    assert f"1 s against {address}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["run", "ramp"])
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--rate", "nan", "--rate must be above 0, at most 10,000,000"),
+        ("--rate", "inf", "--rate must be above 0, at most 10,000,000"),
+        ("--seconds", "inf", "--seconds must be above 0, at most 1,000,000"),
+        ("--seconds", "nan", "--seconds must be above 0"),
+        ("--warmup", "-5", "--warmup must be 0 to 3,600 seconds"),
+        ("--warmup", "nan", "--warmup must be 0 to 3,600 seconds"),
+        ("--target", ",", "--target ,: names nobody; give HOST:PORT or unix:PATH"),
+        ("--pid", "999999999", "--pid 999999999: is no process of this machine"),
+        ("--people", "FILE", "FILE: is not of this version: make it again with `loadtest make-feed`"),
+        ("--people", "NOBODY", "NOBODY: bars nobody from what tenant rail sells: make it with more --people"),
+        ("--cert", "me.pem", "--cert and --key belong together: give both or neither"),
+        ("--server-name", "a", "--cert and --server-name need TLS: give --ca"),
+        ("--ca", "/nowhere.pem", "--ca /nowhere.pem: No such file or directory; name a PEM file"),
+        ("--out", "FILE", "FILE is a file; name a folder"),
+        ("--out", "FILE/below", "FILE/below is a file; name a folder"),
+    ],
+)
+def test_no_wrong_input_reads_as_a_failed_sla(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, option: str, value: str, said: str
+) -> None:
+    """Exit 2 and one line, before anything is driven and before the target is asked, which is not there."""
+    (tmp_path / "FILE").write_text("a,b\n1,2\n")
+    lines = people.read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "NOBODY").write_text(
+        "".join([lines[0], *(line for line in lines[1:] if "BARRED" not in line)]), "utf-8"
+    )
+    here = {"--people": str(people), "--target": "127.0.0.1:1", "--out": str(tmp_path / "o")}
+    here[option] = str(tmp_path / value) if option in ("--people", "--out") else value
+
+    assert main([verb, "--sla", str(an_sla(tmp_path)), *(word for pair in here.items() for word in pair)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_target_behind_mutual_tls_is_driven(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Locust's processes, the prober and the first knock all show their certificate; without one, or with an authority
+    that did not sign the server's, nobody is reached (exit 3)."""
+    ours, others = Authority(tmp_path), Authority(tmp_path, "others")
+    server, client = ours.issue("server", server=True), ours.issue("seller", uri="urn:seller")
+    pair = (server.key.read_bytes(), server.cert.read_bytes())
+    credentials = grpc.ssl_server_credentials([pair], ours.cert.read_bytes(), require_client_auth=True)
+    mutual = ["--cert", str(client.cert), "--key", str(client.key)]
+    sla = an_sla(tmp_path, rate=200, seconds=2, target=GENEROUS)
+    with served(people, credentials=credentials) as (address, servicer):
+        for options in ([], ["--ca", str(ours.cert)], ["--ca", str(others.cert), *mutual]):
+            assert run(sla, address, people, tmp_path / "o", *options) == 3
+            assert f"{address} cannot be reached" in capsys.readouterr().err
+        assert servicer.calls == 0
+        run(sla, address, people, tmp_path / "o", "--ca", str(ours.cert), *mutual, "--processes", "2")
+    made = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
+
+    assert made["all"]["calls"] > 50
+    assert made["probe"]["all"]["calls"] > 2
+    assert made["all"]["errors"] == made["probe"]["all"]["errors"] == {}
+
+
+def test_several_targets_are_asked_in_turn(people: Path, tmp_path: Path) -> None:
+    """Of two targets each gets about half of locust's and of the prober's calls, and none is missing."""
+    sla = an_sla(tmp_path, rate=300, seconds=2)
+    with served(people) as (first, one), served(people) as (second, other):
+        run(sla, f"{first},{second}", people, tmp_path / "o", "--warmup", "0")
+        calls = sorted((one.calls, other.calls))
+    made = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
+
+    assert sum(calls) == made["all"]["calls"] + made["probe"]["all"]["calls"]
+    assert 0.4 * sum(calls) < calls[0]
+    assert made["target"] == [first, second]
+
+
+def test_each_of_several_targets_must_be_reached(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second one that is not there is exit 3, by its name, and the first is not driven."""
+    with served(people) as (address, servicer):
+        assert run(an_sla(tmp_path), f"{address},127.0.0.1:1", people, tmp_path / "o") == 3
+        assert servicer.calls == 0
+    assert "127.0.0.1:1 cannot be reached" in capsys.readouterr().err
 
 
 def test_a_trace_is_driven_as_it_stands(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
