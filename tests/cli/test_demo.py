@@ -120,6 +120,11 @@ if "serve" in words:
     signal.pause()
 elif "status" in words:
     print(json.dumps({"epoch": 1}))
+elif "make-feed" in words:
+    folder = words[words.index("--out") + 1]
+    os.makedirs(folder)
+    with open(folder + "/feed.jsonl.manifest.json", "w") as file:
+        json.dump({"last_sequence": 1}, file)
 """
 BOUNDED = """
 import sys
