@@ -44,7 +44,7 @@ role = "booking"
 purchases = ["train", "flight"]
 rate = 2000
 """
-_QUICK = ("--drain-pause-ms", "0")
+_FLAGS = ("--drain-pause-ms", "0", "--index-timeout-ms", "2000")  # a busy test machine is no sales system
 TLS_ADDRESS = "check.example:443"
 PLAIN_ADDRESS = "127.0.0.1:50051"
 
@@ -107,10 +107,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     second = folder / "second"
     second.mkdir()
     with (
-        service.serving("--index", index, "--listen", "127.0.0.1:0", *_QUICK, cwd=folder) as plain,
+        service.serving("--index", index, "--listen", "127.0.0.1:0", *_FLAGS, cwd=folder) as plain,
         service.serving(
             *("--index", index, "--state-dir", str(second), "--key-file", str(folder / "index/key.json")),
-            *("--listen", "127.0.0.1:0", *tls, "--roles", str(folder / "roles.toml"), *_QUICK),
+            *("--listen", "127.0.0.1:0", *tls, "--roles", str(folder / "roles.toml"), *_FLAGS),
             cwd=second,
         ) as secured,
     ):
