@@ -150,7 +150,8 @@ class AdviceQueue:
 
     @property
     def dropped(self) -> int:
-        """Answers lost to a full queue or ring, a disk that does not take them, or a changed key; by this process."""
+        """Answers let go of by this process: a full queue or ring, a disk that does not take them, a changed key, or a
+        journey that had begun when they came."""
         return self._overrun + self._lost + self._store.dropped
 
     def put(self, decision_id: str, caller: str, questions: Sequence[Question], asked_ms: int) -> None:
@@ -344,7 +345,7 @@ class _Store:
     """The file. Used by one thread; other processes use it too."""
 
     def __init__(self, directory: Path, key: DigestKey, capacity: int, expiry_ms: int) -> None:
-        self.dropped = 0  # answers let go of for lack of room, or under another key
+        self.dropped = 0  # answers let go of: no room, under another key, the journey had begun
         self._path = directory / _FILE
         self._key = key
         self._cipher = AESGCM(key.seal(b"advice-queue", b"encryption"))
@@ -396,12 +397,14 @@ class _Store:
 
     def put(self, batch: Sequence[_Put], now_ms: int) -> int:
         """How many wait afterwards. Raises sqlite3.Error: then none of the batch was written."""
+        late = 0
         with self._transaction() as run:
             for put in batch:
                 expires_ms = min(
                     [put.asked_ms + self._expiry_ms, *(one.service_ms for one in put.questions if one.service_ms)]
                 )
                 if expires_ms <= now_ms:
+                    late += 1
                     continue
                 seal = self._seal(put)
                 body = self._encrypt(
@@ -417,6 +420,7 @@ class _Store:
                     (self._encrypt(b"asked", [put.decision_id, put.caller, put.asked_ms]), seal),
                 )
             self._trim(run, now_ms)
+        self.dropped += late
         return self._waiting()
 
     def next(self, after: int, limit: int, now_ms: int) -> list[_Entry]:
