@@ -3,9 +3,10 @@
 A sale that went on as UNKNOWN may turn out to be barred; who is told before the journey begins can still act. So what
 was asked is kept, as keyed digests and purchases only, and only until it is known:
 
-- **Kept** in one SQLite file per edge, shared by its processes. Each entry is encrypted (AES-GCM under a key derived
-  from the digest key); SQLite overwrites what is deleted with zeros, and its journal goes with every commit, so a
-  settled question leaves nothing on the disk. The hot path appends to a bounded ring, a thread writes it in batches.
+- **Kept** in one SQLite file per edge, shared by its processes. Entries and outcomes are encrypted (AES-GCM under a key
+  derived from the digest key), outcomes all to one length. SQLite overwrites what is deleted with zeros, and its
+  journal goes with every commit: a settled question leaves nothing on the disk, an outcome nothing once it is offered.
+  The hot path appends to a bounded ring, a thread writes it in batches.
 - **Bounded**: so many answers wait; the oldest are dropped first, and counted. They end with the time of travel, at the
   latest after a day. The same question asked again adds its decision id to the entry that waits.
 - **Asked again** by one process of the edge (a file lock), gently, while heartbeats arrive. A definite outcome replaces
@@ -14,6 +15,9 @@ was asked is kept, as keyed digests and purchases only, and only until it is kno
 
 An outcome is the centre's word at `settled_ms`, not now. A refusal that is more than a second old when it is handed
 over may have been lifted since: it is offered as UNKNOWN, DATA_STALE, which means "ask again".
+
+A file of the former version holds outcomes in the clear, in a table `settled`: whoever opens it encrypts them, none is
+lost. The table stays, empty, for processes of that version that still run on the directory.
 """
 
 import asyncio
@@ -62,6 +66,8 @@ BARRED_MS = 1000
 LONGEST_PAUSE_S = 30.0
 _HOUR_MS = 3_600_000
 _NONCE = 12
+_OUTCOME_BYTES = 256
+"""Outcomes are encrypted at this length, or a multiple of it: a refusal is longer than an ALLOWED."""
 _FILE = "advice.sqlite3"
 _log = logging.getLogger("edge.advice")
 _T = TypeVar("_T")
@@ -72,9 +78,8 @@ CREATE TABLE IF NOT EXISTS waiting (entry INTEGER PRIMARY KEY AUTOINCREMENT, sea
 CREATE TABLE IF NOT EXISTS asked   (id INTEGER PRIMARY KEY AUTOINCREMENT, entry INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS asked_entry ON asked (entry);
 CREATE INDEX IF NOT EXISTS waiting_expiry ON waiting (expires_ms);
-CREATE TABLE IF NOT EXISTS settled (id INTEGER PRIMARY KEY AUTOINCREMENT, decision_id TEXT, caller TEXT,
-                                    outcome INTEGER, reason INTEGER, centre_decision_id TEXT,
-                                    asked_ms INTEGER, settled_ms INTEGER);
+CREATE TABLE IF NOT EXISTS outcomes (id INTEGER PRIMARY KEY AUTOINCREMENT, caller BLOB NOT NULL,
+                                     settled_ms INTEGER NOT NULL, body BLOB NOT NULL);
 """
 
 
@@ -145,7 +150,8 @@ class AdviceQueue:
 
     @property
     def dropped(self) -> int:
-        """Answers lost to a full queue or ring, a disk that does not take them, or a changed key; by this process."""
+        """Answers let go of by this process: a full queue or ring, a disk that does not take them, a changed key, or a
+        journey that had begun when they came."""
         return self._overrun + self._lost + self._store.dropped
 
     def put(self, decision_id: str, caller: str, questions: Sequence[Question], asked_ms: int) -> None:
@@ -339,7 +345,7 @@ class _Store:
     """The file. Used by one thread; other processes use it too."""
 
     def __init__(self, directory: Path, key: DigestKey, capacity: int, expiry_ms: int) -> None:
-        self.dropped = 0  # answers let go of for lack of room, or under another key
+        self.dropped = 0  # answers let go of: no room, under another key, the journey had begun
         self._path = directory / _FILE
         self._key = key
         self._cipher = AESGCM(key.seal(b"advice-queue", b"encryption"))
@@ -368,22 +374,37 @@ class _Store:
             for pragma in ("secure_delete = ON", "journal_mode = DELETE", "synchronous = FULL", "temp_store = MEMORY"):
                 self._file.execute(f"PRAGMA {pragma}")
             self._file.executescript(_SCHEMA)
+            self._adopt()
             return self._waiting()
         except sqlite3.Error:
             self._file.close()
             raise
+
+    def _adopt(self) -> None:
+        """Encrypt what a former version left, see the module."""
+        if self._file.execute("SELECT 1 FROM sqlite_master WHERE name = 'settled'").fetchone() is None:
+            return
+        with self._transaction() as run:
+            rows = run(
+                "DELETE FROM settled RETURNING id, decision_id, caller, outcome, reason, centre_decision_id, asked_ms,"
+                " settled_ms"
+            ).fetchall()
+            for _, *row in sorted(rows):
+                self._offer(run, _advice(row))
 
     def close(self) -> None:
         self._file.close()
 
     def put(self, batch: Sequence[_Put], now_ms: int) -> int:
         """How many wait afterwards. Raises sqlite3.Error: then none of the batch was written."""
+        late = 0
         with self._transaction() as run:
             for put in batch:
                 expires_ms = min(
                     [put.asked_ms + self._expiry_ms, *(one.service_ms for one in put.questions if one.service_ms)]
                 )
                 if expires_ms <= now_ms:
+                    late += 1
                     continue
                 seal = self._seal(put)
                 body = self._encrypt(
@@ -399,6 +420,7 @@ class _Store:
                     (self._encrypt(b"asked", [put.decision_id, put.caller, put.asked_ms]), seal),
                 )
             self._trim(run, now_ms)
+        self.dropped += late
         return self._waiting()
 
     def next(self, after: int, limit: int, now_ms: int) -> list[_Entry]:
@@ -426,37 +448,55 @@ class _Store:
                 for (body,) in run("SELECT body FROM asked WHERE entry = ? ORDER BY id", (entry,)).fetchall():
                     decision_id, caller, asked_ms = self._decrypt(b"asked", body)
                     centre_id = verdict.decision_id if verdict.outcome is not Outcome.ALLOWED else ""
-                    told = (int(verdict.outcome), int(verdict.reason), centre_id, asked_ms, now_ms)
-                    _offer(run, (decision_id, caller, *told))
+                    self._offer(
+                        run,
+                        Advice(decision_id, caller, verdict.outcome, verdict.reason, centre_id, asked_ms, now_ms),
+                    )
                 self._remove(run, entry)
-            over = run("SELECT count(*) FROM settled").fetchone()[0] - self._capacity
+            over = run("SELECT count(*) FROM outcomes").fetchone()[0] - self._capacity
             if over > 0:
-                run("DELETE FROM settled WHERE id IN (SELECT id FROM settled ORDER BY id LIMIT ?)", (over,))
+                run("DELETE FROM outcomes WHERE id IN (SELECT id FROM outcomes ORDER BY id LIMIT ?)", (over,))
                 self.dropped += over
         return self._waiting()
 
     def take(self, caller: str | None, limit: int, now_ms: int) -> list[Advice]:
         """The oldest outcomes that this caller may see: they are its own from now on."""
-        if self._file.execute("SELECT 1 FROM settled LIMIT 1").fetchone() is None:
+        if self._file.execute("SELECT 1 FROM outcomes LIMIT 1").fetchone() is None:
             return []
         with self._transaction() as run:
             self._let_go(run, now_ms)
-            taken = run(
-                "DELETE FROM settled WHERE id IN (SELECT id FROM settled WHERE ?1 IS NULL OR caller = ?1 ORDER BY id"
-                " LIMIT ?2) RETURNING id, decision_id, caller, outcome, reason, centre_decision_id, asked_ms,"
-                " settled_ms",
-                (caller, limit),
+            rows = run(
+                "DELETE FROM outcomes WHERE id IN (SELECT id FROM outcomes WHERE ?1 IS NULL OR caller = ?1 ORDER BY id"
+                " LIMIT ?2) RETURNING id, body",
+                (None if caller is None else self._caller(caller), limit),
             ).fetchall()
-        return [
-            Advice(decision_id, whose, Outcome(outcome), Reason(reason), centre_id, asked_ms, settled_ms)
-            for _, decision_id, whose, outcome, reason, centre_id, asked_ms, settled_ms in sorted(taken)
-        ]
+        taken = []
+        for _, body in sorted(rows):
+            try:
+                taken.append(_advice(self._decrypt(b"outcome", body)))
+            except InvalidTag:
+                self.dropped += 1
+        if len(taken) < len(rows):
+            _log.error(
+                "the advice queue holds outcomes under another key: dropped", extra={"lost": len(rows) - len(taken)}
+            )
+        return taken
 
     def give_back(self, advices: Sequence[Advice]) -> None:
         """These were taken and not handed over."""
         with self._transaction() as run:
             for advice in advices:
-                _offer(run, advice)
+                self._offer(run, advice)
+
+    def _offer(self, run: Any, advice: Advice) -> None:
+        run(
+            "INSERT INTO outcomes (caller, settled_ms, body) VALUES (?, ?, ?)",
+            (self._caller(advice.caller), advice.settled_ms, self._encrypt(b"outcome", advice, _OUTCOME_BYTES)),
+        )
+
+    def _caller(self, caller: str) -> bytes:
+        """By which a caller's outcomes are found."""
+        return self._key.seal(b"advice-caller", caller.encode())
 
     @contextlib.contextmanager
     def _transaction(self) -> Any:
@@ -485,7 +525,7 @@ class _Store:
 
     def _let_go(self, run: Any, now_ms: int) -> None:
         """Outcomes that nobody came for."""
-        run("DELETE FROM settled WHERE settled_ms <= ?", (now_ms - self._expiry_ms,))
+        run("DELETE FROM outcomes WHERE settled_ms <= ?", (now_ms - self._expiry_ms,))
 
     def _remove(self, run: Any, entry: int) -> int:
         run("DELETE FROM waiting WHERE entry = ?", (entry,))
@@ -499,20 +539,20 @@ class _Store:
             json.dumps([_to_json(one._replace(act_ms=one.act_ms or hour)) for one in put.questions]).encode(),
         )
 
-    def _encrypt(self, table: bytes, content: Any) -> bytes:
+    def _encrypt(self, table: bytes, content: Any, length: int = 1) -> bytes:
+        """`length`: what is encrypted is made as long as a multiple of it."""
         nonce = secrets.token_bytes(_NONCE)
-        return nonce + self._cipher.encrypt(nonce, json.dumps(content).encode(), table)
+        text = json.dumps(content).encode()
+        text += b" " * (-len(text) % length)
+        return nonce + self._cipher.encrypt(nonce, text, table)
 
     def _decrypt(self, table: bytes, body: bytes) -> Any:
         return json.loads(self._cipher.decrypt(body[:_NONCE], body[_NONCE:], table))
 
 
-def _offer(run: Any, row: tuple[Any, ...]) -> None:
-    run(
-        "INSERT INTO settled (decision_id, caller, outcome, reason, centre_decision_id, asked_ms, settled_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        tuple(row),
-    )
+def _advice(row: Sequence[Any]) -> Advice:
+    decision_id, caller, outcome, reason, *rest = row
+    return Advice(decision_id, caller, Outcome(outcome), Reason(reason), *rest)
 
 
 _BINARY = tuple(Question._fields.index(name) for name in ("key", "name_key", "purchase"))

@@ -91,9 +91,9 @@ class VerdictCache:
             asking.askers -= 1
             if not asking.askers and self._asking.get(key) is asking:
                 del self._asking[key]
-        if verdict.nothing_listed and self._live.may_list((key,)):
+        if verdict.not_confirmed and self._live.may_list((key,)):
             self._live.numbers.false_positives += 1
-            if not asking.overtaken and self._following():
+            if verdict.nothing_listed and not asking.overtaken and self._following():
                 self._keep(key, verdict)
         return verdict
 

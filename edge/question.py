@@ -29,6 +29,9 @@ class Question(NamedTuple):
     min_feed_sequence: int = 0
 
 
+_NOT_OF_THE_PERSON = frozenset({Advisory.OPEN_RULE, Advisory.STALE_DATA})
+
+
 class Verdict(NamedTuple):
     """The centre's answer to one question."""
 
@@ -43,6 +46,16 @@ class Verdict(NamedTuple):
     def nothing_listed(self) -> bool:
         """Whether the exact index holds nothing at all under the key: the one answer that may be remembered."""
         return self.reason is Reason.NOT_LISTED and self.answered_by is AnsweredBy.INDEX and not self.advisories
+
+    @property
+    def not_confirmed(self) -> bool:
+        """Whether the centre does not say that the key is listed.
+
+        More than `nothing_listed`, and never remembered: a filter said it, which may lack the newest keys, or it stands
+        for somebody who is listed and whom nothing bars, which an edge may not know (`wire.for_edge`).
+        """
+        of_centre = self.answered_by is not AnsweredBy.STAND_IN
+        return self.reason is Reason.NOT_LISTED and of_centre and _NOT_OF_THE_PERSON.issuperset(self.advisories)
 
 
 _OUTCOMES = (Outcome.BARRED, Outcome.UNKNOWN, Outcome.ALLOWED)

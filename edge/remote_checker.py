@@ -2,13 +2,16 @@
 
 No keys, no filter, no disk. Questions of one event-loop tick share one BatchCheck, on the road that edges use
 (deadline, breaker, hedge, retry), so that many callers of one process cost the checker little. When it does not answer,
-the answer is UNKNOWN with the reason: the sale goes on.
+the answer is UNKNOWN with the reason: the sale goes on. Nothing is kept of it, so there is no later word (`on_advice`):
+ask again before travel.
 """
 
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from importlib.metadata import version
+from typing import NoReturn
 
 from checker import rulebooks, wire
 from checker.core.decision import AnsweredBy, Decision, Outcome
@@ -20,6 +23,7 @@ from checker.errors import InvalidRequest, UsageError
 from checker.rpc.decision_id import new_decision_id
 from edge.answer import Answer, from_response
 from edge.centre import Centre, ClientTls, addresses, check_centre
+from edge.client import Callback
 from edge.exact import Coalescer
 from edge.lifetime import Lifetime
 from edge.question import CentreFailed
@@ -58,6 +62,10 @@ class RemoteChecker(Lifetime):
         self._ask = Coalescer(self._road.send)
         self._purchases = Purchases()
         self._rulebook = rulebooks.load(None)  # for what is said to people when nobody answers
+        self._seen = AsOf(0, 0, 0, 0)  # how fresh the checker's data were when it last answered
+        self._answers: filter_pb2.CentreState = filter_pb2.CENTRE_STATE_UNSPECIFIED  # whether it did the last time
+        self._checks = 0
+        self._stand_ins = 0
 
     # Life
 
@@ -129,18 +137,52 @@ class RemoteChecker(Lifetime):
         answer = await self._answer(request, None)
         return answer.response(request.item_id)
 
+    # What happens later, and how it goes
+
+    def on_advice(self, callback: Callback) -> NoReturn:
+        """There is none. Raises UsageError: nothing is kept here of an UNKNOWN, so nobody asks again but the caller."""
+        raise UsageError(
+            "on_advice: a RemoteChecker keeps no questions to ask again: check once more before travel or stay, or use "
+            "an EdgeClient"
+        )
+
+    def status(self) -> filter_pb2.EdgeStatus:
+        """As `EdgeClient.status`, as far as there is anything to say without a filter.
+
+        `centre`: whether it answered the last question; `feed_sequence`: of its last answer; `checks`, every one of
+        which is a hit; `stand_ins`: our own UNKNOWNs; `alarms`. No snapshot, no lag, no false positives, no advice.
+        """
+        if self._why_not:
+            self._refuse()
+        return filter_pb2.EdgeStatus(
+            version=version("xianxiao"),
+            centre=self._answers,
+            feed_sequence=self._seen.feed_sequence,
+            checks=self._checks,
+            hits=self._checks,
+            stand_ins=self._stand_ins,
+            alarms=[self.alarms[about] for about in sorted(self.alarms)],
+        )
+
     async def _answer(self, request: pb.CheckRequest, timeout: float | None) -> Answer:  # noqa: ASYNC109
         loop = asyncio.get_running_loop()
+        self._checks += 1
         try:
             within = self._timeout_s if timeout is None else min(timeout, self._timeout_s)
             response = await self._ask(request, loop.time() + within)
         except CentreFailed as failed:
             now_ms = _now_ms()
+            self._answers = filter_pb2.CENTRE_STATE_UNREACHABLE
+            self._stand_ins += 1
             decision = Decision(
                 Outcome.UNKNOWN, failed.failure.value, AnsweredBy.STAND_IN, decision_id=new_decision_id(now_ms)
             )
-            return Answer(decision, self._rulebook, AsOf(0, 0, 0, 0), now_ms)
-        return from_response(response, _now_ms())
+            return Answer(decision, self._rulebook, self._seen, now_ms)
+        answer = from_response(response, _now_ms())
+        self._answers = filter_pb2.CENTRE_STATE_REACHABLE
+        if response.HasField("data_as_of"):
+            self._seen = answer.as_of
+        return answer
 
 
 def _now_ms() -> int:

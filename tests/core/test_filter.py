@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import io
+import math
 import pickle
 import struct
 import weakref
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checker.core.filter import DigestFilter, Overlaid, Parameters, slice_positions
-from checker.core.filter_builder import MIN_CAPACITY, add_many, build, contains_many, measured_error_rate
+from checker.core.filter_builder import MIN_CAPACITY, add_many, build, capacity, contains_many, measured_error_rate
 
 digests = st.binary(min_size=16, max_size=16)
 several = st.lists(digests, max_size=200)
@@ -206,10 +207,43 @@ def test_keys_may_lie_scattered() -> None:
 
 
 def test_build_sizes_for_headroom() -> None:
-    """Capacity is keys times headroom and never below the minimum; the count is the keys given."""
+    """Capacity is keys times headroom, rounded up, and never below the minimum; the count is the keys given."""
     assert build(b"").capacity == MIN_CAPACITY
     listed = build(random_keys(23, 10_000), headroom=1.25)
-    assert (listed.capacity, listed.count) == (12_500, 10_000)
+    assert (listed.capacity, listed.count) == (12_800, 10_000)
+
+
+@given(st.integers(0, 2**33), st.floats(1, 3))
+def test_capacity_is_rounded_up_by_less_than_a_sixteenth(count: int, headroom: float) -> None:
+    """Any number of keys has its headroom; above the minimum nothing is sized for a sixteenth more than that."""
+    sized = capacity(count, headroom)
+    assert sized >= max(count * headroom, MIN_CAPACITY)
+    if sized > MIN_CAPACITY:
+        assert sized < math.ceil(count * headroom) * 17 / 16
+    assert capacity(count + 1, headroom) >= sized
+
+
+def test_what_the_sizes_cost() -> None:
+    """At every size from 100 000 keys on a filter takes at most 2.81 bytes a key at 1e-4 and 2.11 at 1e-3."""
+    for error_rate, most in ((1e-4, 2.81), (1e-3, 2.11)):
+        for count in range(100_000, 3_300_000, 9_973):
+            assert DigestFilter(capacity(count), error_rate).num_bits / 8 / count <= most
+
+
+def test_sizes_seldom_differ_between_nearly_equal_lists() -> None:
+    """Of lists of any size, at most one in thirty changes its filter's size with a thousandth more keys."""
+    counts = [int(100_000 * 1.0007**power) for power in range(5_000)]
+    differ = sum(capacity(count) != capacity(count + count // 1000) for count in counts)
+    assert 0 < differ < len(counts) / 30
+
+
+def test_filters_of_nearly_equal_lists_share_their_false_positives() -> None:
+    """200 000 keys and one more: of the seventy strangers one takes for members, five at most are not the other's."""
+    keys = random_keys(24, 200_001)
+    strangers = random_keys(25, 2_000_000)
+    fewer, more = (contains_many(build(some), strangers) for some in (keys[:-1], keys))
+    assert fewer.sum() > 50
+    assert (fewer != more).sum() <= 5
 
 
 def test_ways_to_lose_the_derivation_are_closed() -> None:

@@ -168,6 +168,95 @@ async def test_nothing_survives_its_settlement(tmp_path: Path) -> None:
         assert b"CENTRE-1" not in on_disk(tmp_path)
 
 
+def outcomes(directory: Path) -> list[tuple[Any, ...]]:
+    """The rows of what is settled and not yet offered."""
+    with contextlib.closing(sqlite3.connect(directory / "advice.sqlite3")) as other:
+        return other.execute("SELECT * FROM outcomes ORDER BY id").fetchall()
+
+
+TOLD = [b"D1-booking", b"D2-booking", b"rail-seller", b"CENTRE-1", b"BARRED", b"MEASURE_IN_FORCE"]
+"""What must not be readable of two outcomes."""
+
+
+def readable(raw: bytes) -> set[bytes]:
+    """Which of these are found, as they are or as UTF-16."""
+    return {word for word in TOLD if word in raw or word.decode().encode("utf-16-le") in raw}
+
+
+async def test_an_outcome_cannot_be_read_on_disk(tmp_path: Path) -> None:
+    """Between settlement and offer no decision id, caller or outcome is in the file, and a refusal is stored as an
+    ALLOWED is: neither a column nor a length tells them apart. Planted, each is found."""
+
+    async def ask(question: Question, deadline: float) -> Verdict:
+        return BARRED if question.key == a_key(1) else NOTHING
+
+    async with a_queue(tmp_path) as queue:
+        queue.put("D1-booking", "rail-seller", [a_question(1)], NOW)
+        queue.put("D2-booking", "rail-seller", [a_question(2)], NOW)
+        await queue.flush()
+        async with replaying(queue, ask):
+            await eventually(lambda: queue.waiting == 0)
+        rows, raw = outcomes(tmp_path), on_disk(tmp_path)
+        assert readable(raw) == set()
+        assert [(len(caller), settled_ms, len(body)) for _, caller, settled_ms, body in rows] == [(16, NOW, 284)] * 2
+        for word in TOLD:
+            assert readable(raw[:5000] + word + raw[5000:]) == {word}
+        told = await offered(queue, 2, "rail-seller")
+        assert [(one.decision_id, one.outcome.name) for one in told] == [
+            ("D1-booking", "BARRED"),
+            ("D2-booking", "ALLOWED"),
+        ]
+        raw = on_disk(tmp_path)
+        assert not any(body[place : place + 12] in raw for *_, body in rows for place in range(0, 272, 12))
+
+
+FORMER = """
+CREATE TABLE settled (id INTEGER PRIMARY KEY AUTOINCREMENT, decision_id TEXT, caller TEXT, outcome INTEGER,
+                      reason INTEGER, centre_decision_id TEXT, asked_ms INTEGER, settled_ms INTEGER);
+"""
+
+
+async def test_a_file_of_the_former_version_is_encrypted_and_loses_nothing(tmp_path: Path) -> None:
+    """Its waiting questions wait on; its outcomes, which lay in the clear, are offered, and are not to be read from the
+    moment it is opened. A process of that version that writes once more is read when the file is next opened."""
+    async with a_queue(tmp_path) as queue:
+        queue.put("D3", "rail-seller", [a_question(3)], NOW)
+    rows = [
+        ("D1-booking", "rail-seller", int(Outcome.BARRED), int(Reason.MEASURE_IN_FORCE), "CENTRE-1", NOW - 9, NOW),
+        ("D2-booking", "air", int(Outcome.ALLOWED), int(Reason.NOT_LISTED), "", NOW - 8, NOW),
+    ]
+    insert = "INSERT INTO settled VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
+    with contextlib.closing(sqlite3.connect(tmp_path / "advice.sqlite3")) as former:
+        former.executescript(FORMER)
+        former.executemany(insert, rows)
+        former.commit()
+    assert readable(on_disk(tmp_path)) == set(TOLD[:4])
+    async with a_queue(tmp_path) as queue:
+        assert queue.waiting == 1
+        assert readable(on_disk(tmp_path)) == set()
+        with contextlib.closing(sqlite3.connect(tmp_path / "advice.sqlite3")) as former:
+            former.execute(insert, ("D4", *rows[1][1:]))
+            former.commit()
+        (told,) = await offered(queue, 1, "rail-seller")
+        assert told == Advice(
+            "D1-booking", "rail-seller", Outcome.BARRED, Reason.MEASURE_IN_FORCE, "CENTRE-1", NOW - 9, NOW
+        )
+    async with a_queue(tmp_path) as queue:
+        assert [one.decision_id for one in await offered(queue, 2, "air")] == ["D2-booking", "D4"]
+        async with replaying(queue, Ready(BARRED)):
+            assert (await offered(queue, 1))[0].decision_id == "D3"
+
+
+async def test_outcomes_under_another_key_are_dropped_and_counted(tmp_path: Path) -> None:
+    """After a rotation nobody can read them: whoever may see all finds none, and they are counted."""
+    async with a_queue(tmp_path) as queue:
+        await settled(queue, "rail", "air")
+    async with a_queue(tmp_path, key=DigestKey("other", Algorithm.BLAKE2B_128, bytes(32))) as queue:
+        await settled(queue, "rail")
+        assert len(await offered(queue, 1)) == 1
+        assert queue.dropped == 2
+
+
 async def test_the_same_question_waits_once_and_answers_each_who_asked(tmp_path: Path) -> None:
     """Three sales, one person, one purchase: one entry, asked once, three outcomes. Another purchase is another."""
     ask = Ready(BARRED)
@@ -223,7 +312,7 @@ async def test_a_full_ring_drops_the_oldest_and_counts(tmp_path: Path) -> None:
 
 async def test_an_entry_ends_with_the_journey_or_after_a_day(tmp_path: Path) -> None:
     """Travel at noon: at noon it is gone, unsettled and uncounted; without a time, after the set span. What is asked
-    about a journey that has begun is not kept at all."""
+    about a journey that has begun is not kept at all, and counts as dropped."""
     now = NOW
     ask = Ready(UNREAD)
     async with a_queue(tmp_path, expiry_s=3600, clock_ms=lambda: now) as queue:
@@ -231,7 +320,7 @@ async def test_an_entry_ends_with_the_journey_or_after_a_day(tmp_path: Path) -> 
         queue.put("D2", "", [a_question(2)], NOW)
         queue.put("D3", "", [a_question(3)._replace(service_ms=NOW)], NOW)
         await queue.flush()
-        assert queue.waiting == 2
+        assert (queue.waiting, queue.dropped) == (2, 1)
         now = NOW + 60_000
         async with replaying(queue, ask):
             await eventually(lambda: len(ask.asked) >= 1)
@@ -239,7 +328,7 @@ async def test_an_entry_ends_with_the_journey_or_after_a_day(tmp_path: Path) -> 
             now = NOW + 3_600_000
             queue.put("D4", "", [a_question(4)], now)
             await queue.flush()
-            assert (queue.waiting, queue.dropped) == (1, 0)
+            assert (queue.waiting, queue.dropped) == (1, 1)
 
 
 async def test_another_key_drops_what_it_cannot_read(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import checker
 from checker.core.decision import Outcome
 from checker.core.stand_in import Age, EdgeLimits
 from checker.errors import UsageError
@@ -188,6 +189,7 @@ def test_rules_prints_the_table_of_the_design() -> None:
         ["older than 24 h, or none, miss", "asked", "UNKNOWN"],
         ["older than 24 h, or none, hit", "asked", "UNKNOWN"],
     ]
+    assert "which ships with this version" in ran.out
     assert "stricter with no kind" in ran.out
     assert Outcome.BARRED.name not in ran.out
 
@@ -261,6 +263,47 @@ def test_sync_once_and_status_of_a_directory(stand: EdgeStand, centre: Checker, 
     assert told.code == 0
     assert "refused" in told.out
     assert "! snapshot" in told.out
+
+
+def test_rules_are_those_of_the_centre(tmp_path: Path) -> None:
+    """With a data directory the table is that of the rulebook which its centre signed, here a stricter one, and says
+    so; without a snapshot, or with one that is refused, it is the shipped one, and says that."""
+    strict = tmp_path / "strict.toml"
+    shipped = (Path(checker.__file__).parent / "core" / "rulebook.toml").read_text("utf-8")
+    assert shipped.count("stand_in_strict = []") == 1
+    strict.write_text(shipped.replace("stand_in_strict = []", 'stand_in_strict = ["flight", "train"]'), "utf-8")
+    data = tmp_path / "edge"
+    stand = EdgeStand(tmp_path / "centre")
+    try:
+        stand.import_(stand.feed("beat.jsonl", people.heartbeat(1)))
+        key = stand.key_for_edges()
+        serving = stand.serve("--index-timeout-ms", "2000", "--rulebook", strict)
+        where = ("--data", data, "--key-file", key)
+        assert run("rules", *where).err.count(f"--data {data}: is no directory") == 1
+        data.mkdir(mode=0o700)
+        told = run("rules", *where)
+        assert (told.code, "which ships with this version" in told.out, "no snapshot yet" in told.out) == (
+            0,
+            True,
+            True,
+        )
+        assert "stricter with no kind" in told.out
+        until(lambda: run("sync-once", "--centre", serving.address, *where).code == 0, 30)
+    finally:
+        stand.close()
+
+    for told in (run("rules", *where), run("rules", EDGE_DATA=str(data), EDGE_KEY_FILE=str(key))):
+        assert told.code == 0
+        assert f"of the snapshot in {data}, epoch 1" in told.out
+        assert "ships with this version" not in told.out
+        assert "the rulebook is stricter with flight, train:" in told.out
+        assert told.out.count("lag up to 24 h), miss") == 2
+        assert told.out.count("STALE_DATA") == 1
+
+    snapshot = data / "snapshot.xxf"
+    snapshot.write_bytes(snapshot.read_bytes()[:-1])
+    told = run("rules", *where)
+    assert (told.code, "which ships with this version" in told.out, "is refused" in told.out) == (0, True, True)
 
 
 def test_status_of_a_node(stand: EdgeStand, centre: Checker) -> None:

@@ -80,7 +80,31 @@ async def test_nothing_else_is_remembered(verdict: Verdict | Failure) -> None:
         else:
             assert await cache(a_question(1), later()) == verdict
     assert len(ask.asked) == 2
-    assert live.numbers.false_positives == 0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "counted"),
+    [
+        (NOTHING, 1),
+        (a_verdict(answered_by=AnsweredBy.FILTER), 1),
+        (a_verdict(Outcome.ALLOWED, Reason.NOT_LISTED, AnsweredBy.FILTER, Advisory.OPEN_RULE, Advisory.STALE_DATA), 1),
+        (a_verdict(Outcome.ALLOWED, Reason.NOT_LISTED, AnsweredBy.INDEX, Advisory.STALE_DATA), 1),
+        (a_verdict(Outcome.ALLOWED, Reason.NOT_LISTED, AnsweredBy.INDEX, Advisory.NAME_MISMATCH), 0),
+        (a_verdict(answered_by=AnsweredBy.STAND_IN), 0),
+        (a_verdict(reason=Reason.EXEMPTED), 0),
+        (a_verdict(reason=Reason.NOT_IN_FORCE), 0),
+        (a_verdict(reason=Reason.OUT_OF_SCOPE), 0),
+        (a_verdict(reason=Reason.PURCHASE_NOT_RESTRICTED), 0),
+        (a_verdict(Outcome.UNKNOWN, Reason.INDEX_UNREACHABLE), 0),
+        (a_verdict(Outcome.UNKNOWN, Reason.NAME_REQUIRED), 0),
+        (BARRED, 0),
+    ],
+)
+async def test_a_hit_the_centre_does_not_confirm_is_a_false_positive(verdict: Verdict, counted: int) -> None:
+    """Whoever the centre says is not listed counts, whether its index said so or its filter; nobody else does."""
+    live = a_live(listed=[a_key(1)])
+    await VerdictCache(Ready(verdict), live)(a_question(1), later())
+    assert live.numbers.false_positives == counted
 
 
 async def test_only_what_the_filter_holds_is_remembered() -> None:

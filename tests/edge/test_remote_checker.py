@@ -1,6 +1,7 @@
 """Claims about the client without an edge, against a real checker and against none."""
 
 import asyncio
+import inspect
 import pickle
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from checker.errors import InvalidRequest
 from edge import (
     AnsweredBy,
     DocumentType,
+    EdgeClient,
     Flight,
     Item,
     Lodging,
@@ -25,9 +27,10 @@ from edge import (
     cny,
 )
 from proto.checker.v1 import check_pb2 as pb
+from proto.checker.v1 import filter_pb2
 from tests.paths import people
 from tests.paths.edges import EdgeStand, fixed_listen
-from tests.paths.stand import Checker
+from tests.paths.stand import Checker, aside
 
 ID = DocumentType.RESIDENT_ID
 LISTED, CLEAR = people.resident_id(1), people.resident_id(2)
@@ -125,6 +128,53 @@ async def test_nobody_answers() -> None:
         assert answer.decision_id
         assert answer.notice is not None
         assert answer.expire_time is None
+
+
+async def test_its_own_unknown_is_as_fresh_as_the_last_answer(stand: EdgeStand) -> None:
+    """Before the checker has answered nothing is known of its data; once it is gone, an UNKNOWN says how fresh they
+    were when it last answered."""
+    checker = stand.serve("--index-timeout-ms", "2000")
+    async with RemoteChecker(checker.address, timeout_ms=20_000) as remote, RemoteChecker(fixed_listen()) as alone:
+        seen = await remote.check(Flight(), ID, CLEAR)
+        assert seen.data_as_of.feed_sequence == 2
+        assert await aside(checker.stop) == 0
+        answer = await remote.check(Flight(), ID, CLEAR, timeout=0.3)
+        assert (answer.outcome, answer.answered_by) == (Outcome.UNKNOWN, AnsweredBy.STAND_IN)
+        assert answer.data_as_of == seen.data_as_of
+        assert answer.response().data_as_of == seen.response().data_as_of
+        never = await alone.check(Flight(), ID, CLEAR, timeout=0.3)
+        assert (never.outcome, never.data_as_of.feed_sequence) == (Outcome.UNKNOWN, 0)
+
+
+async def test_it_says_how_it_goes(stand: EdgeStand) -> None:
+    """Checks, whether the checker answers, how far it knows the feed, our own UNKNOWNs; nothing of a filter."""
+    checker = stand.serve("--index-timeout-ms", "2000")
+    async with RemoteChecker(checker.address, timeout_ms=20_000) as remote:
+        first = remote.status()
+        assert (first.checks, first.centre) == (0, filter_pb2.CENTRE_STATE_UNSPECIFIED)
+        await remote.check_many([Item(Flight(), ID, number) for number in (CLEAR, LISTED)])
+        status = remote.status()
+        assert (status.checks, status.hits, status.stand_ins, status.feed_sequence) == (2, 2, 0, 2)
+        assert status.centre == filter_pb2.CENTRE_STATE_REACHABLE
+        assert not status.HasField("lag")
+        assert await aside(checker.stop) == 0
+        await remote.check(Flight(), ID, CLEAR, timeout=0.3)
+        status = remote.status()
+        assert (status.checks, status.stand_ins, status.feed_sequence) == (3, 1, 2)
+        assert status.centre == filter_pb2.CENTRE_STATE_UNREACHABLE
+    with pytest.raises(UsageError, match="closed"):
+        remote.status()
+
+
+def test_it_has_all_that_an_edge_client_has() -> None:
+    """Every public method, with the same arguments; only later word it cannot give, and says what to do instead."""
+    for name, member in inspect.getmembers(EdgeClient, inspect.isfunction):
+        if name.startswith(("_", "decide", "settle")):  # the halves, for BlockingEdgeClient
+            continue
+        ours = inspect.signature(getattr(RemoteChecker, name)).parameters
+        assert list(ours) == list(inspect.signature(member).parameters), name
+    with pytest.raises(UsageError, match="check once more before travel"):
+        RemoteChecker("127.0.0.1:1").on_advice(lambda _: None)
 
 
 @pytest.mark.parametrize("purchase", [Lodging(9), Train(""), "flight"])

@@ -1,15 +1,17 @@
 """No document number and no name is on an edge's disk, in its logs, or in what it sends its centre (design.md §1, 5).
 
 Every byte from edges to centre goes through a proxy that keeps it, in plaintext, so that it can be searched. Searched
-too: data directories while the centre is away and UNKNOWNs wait, and after a kill; logs at debug level; error texts;
-command lines. Planting proves the search.
+too: data directories while the centre is away and UNKNOWNs wait, and after a kill; logs at debug level, the node's and
+those of the client in this process; error texts; command lines. Planting proves the search.
 """
 
 import asyncio
 import contextlib
+import io
 import json
+import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +36,31 @@ PATIENT = EdgeSettings(centre_timeout_ms=5000)
 LOUD = ("--log-format", "json", "--log-level", "debug", "--centre-timeout-ms", "5000")
 
 
+CLIENT_LOG = "log of the client"
+
+
+class _Kept(logging.StreamHandler[io.StringIO]):
+    """Every record with all that it carries, shown or not: the words, the arguments, further fields, a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{super().format(record)}\n{record.__dict__}"
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[io.StringIO]:
+    """What this process logs meanwhile, at debug level, whoever logs it."""
+    text = io.StringIO()
+    handler, root = _Kept(text), logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield text
+    finally:
+        root.setLevel(before)
+        root.removeHandler(handler)
+
+
 class Run(NamedTuple):
     """A finished run: what must not be found, and everything the edges left and sent, by place."""
 
@@ -46,7 +73,10 @@ class Run(NamedTuple):
 @pytest.fixture(scope="module")
 def run(stand_of: Callable[..., Stand], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A node and a library client asked everything, rightly and wrongly, with their centre and without."""
-    return asyncio.run(_run(stand_of(), tmp_path_factory.mktemp("inbox")))
+    with logged() as log:
+        run = asyncio.run(_run(stand_of(), tmp_path_factory.mktemp("inbox")))
+    run.left[CLIENT_LOG] = log.getvalue().encode()
+    return run
 
 
 async def _run(stand: Stand, inbox: Path) -> Run:
@@ -149,12 +179,16 @@ def test_the_run_left_something_to_search(run: Run) -> None:
         assert name in places, f"no {name}"
     waiting = [text for place, text in run.left.items() if place.startswith("while") and "advice" in place]
     assert max(map(len, waiting)) > 50_000
+    assert b"edge.sync" in run.left[CLIENT_LOG]
+    assert b"'levelname': 'DEBUG'" in run.left[CLIENT_LOG]
     logs = [text for place, text in run.left.items() if place.endswith("edge-serve.err")]
     for line in logs[0].splitlines():
         assert "event" in json.loads(line)
 
 
-@pytest.mark.parametrize("place", ["sent to the centre", "advice.sqlite3", "additions.log", "edge-serve.err"])
+@pytest.mark.parametrize(
+    "place", ["sent to the centre", "advice.sqlite3", "additions.log", "edge-serve.err", CLIENT_LOG]
+)
 @pytest.mark.parametrize("secret", [NUMBER, NAME])
 def test_what_is_planted_is_found(run: Run, place: str, secret: str) -> None:
     """A number or a name written in the middle of any of these is found there, and nowhere else."""
@@ -162,6 +196,23 @@ def test_what_is_planted_is_found(run: Run, place: str, secret: str) -> None:
     text = run.left[name]
     planted = run.left | {name: text[: len(text) // 2] + b"\0" + secret.encode() + b"\0" + text[len(text) // 2 :]}
     assert {(found.place, found.secret) for found in found_in(run.secrets, planted)} == {(name, secret)}
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.ERROR])
+@pytest.mark.parametrize("secret", [NUMBER, NAME])
+@pytest.mark.parametrize("place", ["words", "field", "error"])
+def test_what_a_client_would_log_is_found(level: int, secret: str, place: str) -> None:
+    """In the words of a line of the library's, a field beside them, an error's text: it is in what is searched."""
+    logger = logging.getLogger("edge.sync")
+    with logged() as log:
+        if place == "words":
+            logger.log(level, "asked about %s", secret)
+        elif place == "field":
+            logger.log(level, "asked", extra={"about": secret})
+        else:
+            logger.log(level, "failed", exc_info=ValueError(f"not {secret}"))
+    found = Secrets([NUMBER, NAME]).find(CLIENT_LOG, log.getvalue().encode())
+    assert {one.secret for one in found} == {secret}
 
 
 def test_a_seller_that_asks_the_centre_itself_is_found(stand_of: Callable[..., Stand]) -> None:

@@ -1,7 +1,7 @@
 """Two edges and a centre as real processes: a lift holds everywhere at once, an addition arrives within a second.
 
-Checks race lifts by the thousand. A lift is acknowledged when its import has returned; whatever is asked of any edge
-after that moment is judged.
+Checks race lifts by the thousand. A lift is acknowledged when its import has returned; whatever is asked of either edge
+or of the centre itself after that moment is judged.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from tests.paths.importing import importing
 from tests.paths.people import add, flight, heartbeat, remove, resident_id
 from tests.paths.stand import Caller, Checker, EdgeNode, Stand, wait_for
 
-LISTED = 2_000
-LIFTS = 1_500
-AT_ONCE = 30  # lifts acknowledged together
+LISTED = 3_000
+LIFTS = 2_100
+AT_ONCE = 35  # lifts acknowledged together
 BATCH = 60
 ADDITIONS = 120
 PATIENT = ("--centre-timeout-ms", "5000")  # a busy test machine is no sales system: how fast is not the claim here
@@ -47,6 +47,11 @@ class House(NamedTuple):
     people: Iterator[int]
     sequences: Iterator[int]
 
+    @property
+    def addresses(self) -> list[str]:
+        """Where one may ask: both edges, and the centre."""
+        return [*(edge.address for edge in self.edges), self.checker.address]
+
 
 @pytest.fixture(scope="module")
 def house(stand_of: Callable[..., Stand]) -> House:
@@ -62,11 +67,12 @@ def house(stand_of: Callable[..., Stand]) -> House:
 
 
 class Asked(NamedTuple):
-    """One answer: of whom, by which edge, when it was asked."""
+    """One answer: of whom, by which of `House.addresses`, when it was asked, and with which epoch's filter."""
 
     person: int
-    edge: int
+    place: int
     at: float
+    epoch: int
     outcome: pb.Outcome
     reason: pb.Reason
 
@@ -77,7 +83,7 @@ def said(one: Asked) -> tuple[str, str]:
     return outcome.removeprefix("OUTCOME_"), reason.removeprefix("REASON_")
 
 
-async def ask_without_pause(address: str, edge: int, stop: asyncio.Event, kept: list[Asked], seed: int) -> None:
+async def ask_without_pause(address: str, place: int, stop: asyncio.Event, kept: list[Asked], seed: int) -> None:
     """Batches of random people, one after another, until told to stop."""
     source = random.Random(seed)
     questions = {number: flight(person(number)) for number in range(1, LISTED + 1)}
@@ -89,36 +95,47 @@ async def ask_without_pause(address: str, edge: int, stop: asyncio.Event, kept: 
             at = time.monotonic()
             response = await stub.BatchCheck(batch, timeout=30)
             for who, answer in zip(asked, response.items, strict=True):
-                kept.append(Asked(who, edge, at, answer.outcome, answer.reason))
+                kept.append(Asked(who, place, at, answer.data_as_of.snapshot_epoch, answer.outcome, answer.reason))
 
 
-async def test_no_edge_bars_anybody_after_the_lift_is_acknowledged(house: House) -> None:
-    """Fifteen hundred lifts race thousands of checks at two edges: not one is BARRED after its acknowledgement, and
-    nobody who is still listed gets through meanwhile."""
+async def test_nobody_is_barred_after_the_lift_is_acknowledged(house: House) -> None:
+    """Two thousand lifts race thousands of checks at two edges and at the centre: not one is BARRED after its
+    acknowledgement, by any of them, and nobody who is still listed gets through meanwhile."""
+    first_epoch = max(edge.status().epoch for edge in house.edges)
     acknowledged: dict[int, float] = {}
     kept: list[Asked] = []
     stop = asyncio.Event()
     async with importing(house.stand) as importer, asyncio.TaskGroup() as group:
-        for place, edge in enumerate(house.edges):
+        for place, address in enumerate(house.addresses):
             for seed in range(3):
-                group.create_task(ask_without_pause(edge.address, place, stop, kept, seed))
+                group.create_task(ask_without_pause(address, place, stop, kept, seed))
         for first in range(1, LIFTS + 1, AT_ONCE):
             lifted = range(first, first + AT_ONCE)
             at = await importer.send(*(remove(next(house.sequences), f"M{number}") for number in lifted))
             acknowledged |= dict.fromkeys(lifted, at)
         # And so many more that were asked after the last lift: most are of people it was lifted for.
         last = max(acknowledged.values())
-        while not all(sum(one.edge == place and one.at >= last for one in kept) > 2_000 for place in (0, 1)):  # noqa: ASYNC110
+        late = Counter[int]()
+        seen = 0
+        while min(late[place] for place in range(3)) <= 2_000:
             await asyncio.sleep(0.05)
+            late.update(one.place for one in kept[seen:] if one.at >= last)
+            seen = len(kept)
         stop.set()
     after = [one for one in kept if one.at >= acknowledged.get(one.person, float("inf"))]
     listed = [one for one in kept if one.person not in acknowledged]
     print(f"\n{len(kept):,} checks race {len(acknowledged):,} lifts; {len(after):,} asked after one")  # noqa: T201 - likewise
-    assert Counter(map(said, after)) == {("ALLOWED", "NOT_IN_FORCE"): len(after)}
+    # So many lifts make an epoch due. An edge that has fetched one does not even find them in its filter.
+    renewed = [one for one in after if one.place < 2 and one.epoch > first_epoch]
+    outcomes = Counter(map(said, after))
+    assert outcomes["ALLOWED", "NOT_LISTED"] == Counter(map(said, renewed))["ALLOWED", "NOT_LISTED"]
+    assert outcomes["ALLOWED", "NOT_IN_FORCE"] + outcomes["ALLOWED", "NOT_LISTED"] == len(after), outcomes
     assert Counter(map(said, listed)) == {("BARRED", "MEASURE_IN_FORCE"): len(listed)}
-    for place in (0, 1):
-        assert sum(one.edge == place for one in after) > 1000
-        assert any(one.edge == place and one.outcome == pb.OUTCOME_BARRED for one in kept if one.person in acknowledged)
+    for place in range(3):
+        assert sum(one.place == place for one in after) > 1000
+        assert any(
+            one.place == place and one.outcome == pb.OUTCOME_BARRED for one in kept if one.person in acknowledged
+        )
 
 
 async def test_an_addition_bars_at_every_edge_within_a_second(house: House) -> None:
