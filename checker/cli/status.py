@@ -61,6 +61,8 @@ async def _gather(url: str, key_id: str, check_value: bytes) -> dict[str, Any]:
             "time": _iso(head.feed_time_ms),
             "age_seconds": round(now - head.feed_time_ms / 1000, 1) if head.feed_time_ms else None,
             "gap_seconds": round(now - head.gap_since_ms / 1000, 1) if head.gap_since_ms else 0,
+            "first_missing": head.feed_sequence + 1 if head.gap_since_ms else 0,
+            "seen_up_to": head.seen_up_to,
         },
         "index": {
             "keys": stats.keys,
@@ -135,7 +137,10 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     elif feed["age_seconds"] > 15 * 60:
         attention.append("the court feed has been silent for over 15 minutes")
     if feed["gap_seconds"]:
-        attention.append("lines of the court feed are missing: import the missing file; additions wait for it")
+        attention.append(
+            f"lines of the court feed are missing, from sequence {feed['first_missing']} on: import the missing file "
+            "together with those behind it; additions wait for it"
+        )
     if report["index"]["unreconciled"]:
         attention.append("a primary has restarted or failed over: run `checker import` to write the change log again")
     report["attention"] = bool(attention)
@@ -155,7 +160,7 @@ def _print(report: dict[str, Any]) -> None:
     age = "never" if feed["age_seconds"] is None else f"{feed['age_seconds']:,.0f} s ago"
     rows = [
         ("feed", f"known up to sequence {feed['sequence']:,}, {age}"),
-        ("gap", f"open for {feed['gap_seconds']:,.0f} s" if feed["gap_seconds"] else "none"),
+        ("gap", _gap(feed)),
         ("index", f"{index['keys']:,} keys, {index['memory_bytes'] / 1e6:,.1f} MB, generation {index['generation']}"),
         ("primaries", str(index["primaries"])),
         ("journal", f"entry {index['journal']['end']:,}, {index['journal']['entries']:,} kept"),
@@ -177,6 +182,13 @@ def _print(report: dict[str, Any]) -> None:
     facts(rows)
     for warning in report["warnings"]:
         print(f"! {warning}")
+
+
+def _gap(feed: dict[str, Any]) -> str:
+    if not feed["gap_seconds"]:
+        return "none"
+    seen = f", lines up to {feed['seen_up_to']:,} were seen" if feed["seen_up_to"] else ""
+    return f"open for {feed['gap_seconds']:,.0f} s: sequence {feed['first_missing']:,} is missing{seen}"
 
 
 def _epoch(snapshot: dict[str, Any] | None) -> str:

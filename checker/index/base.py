@@ -43,6 +43,7 @@ class Head(NamedTuple):
     feed_sequence: int  # 0: nothing imported yet
     feed_time_ms: int  # the feed's own time for that line; 0: none yet
     gap_since_ms: int  # when a gap in the sequence was first seen; 0: no gap
+    seen_up_to: int = 0  # the highest sequence seen behind the gap: it ends when the feed is known so far; 0: none
 
 
 class JournalPage(NamedTuple):
@@ -90,7 +91,7 @@ class Lease(Protocol):
     async def advance(self, head: Head) -> None:
         """Acknowledge: store the head, fenced and durable. IndexRefused when the lease went to another holder.
 
-        The head never goes back: with an older `feed_sequence` only `gap_since_ms` is stored.
+        The head never goes back: with an older `feed_sequence` only the gap is stored, as it is given.
         """
 
 

@@ -353,5 +353,5 @@ class _MemoryLease:
             raise lease_lost()
         stored = self._store.head
         if head.feed_sequence < stored.feed_sequence:
-            head = stored._replace(gap_since_ms=head.gap_since_ms)
+            head = stored._replace(gap_since_ms=head.gap_since_ms, seen_up_to=head.seen_up_to)
         self._store.head = head

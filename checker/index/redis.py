@@ -427,7 +427,7 @@ class RedisIndex:
         if not self._trusts_restarts and time.monotonic() - self._reconciled_asked_at > _RUNS_PAUSE_S:
             await self._load_reconciled()  # so that the first hit after a reconciliation is answered
         name = self._store.name("importer")
-        stored = await self._store.one(name, pack((b"HMGET", name, b"sequence", b"time", b"gap")))
+        stored = await self._store.one(name, pack((b"HMGET", name, b"sequence", b"time", b"gap", b"seen")))
         return Head(*(int(value or 0) for value in stored))
 
     @asynccontextmanager

@@ -115,6 +115,7 @@ class Summary:
     last_sequence: int = 0
     feed_sequence: int = 0
     first_missing: int = 0  # 0: no gap
+    seen_up_to: int = 0  # the highest sequence seen behind the gap, now or earlier
     began_at: int = 0  # the sequence an empty index began with
     keys: int = 0
     seconds: float = 0.0
@@ -124,7 +125,7 @@ class Summary:
 
     @property
     def frozen(self) -> int:
-        """Additions beyond the gap."""
+        """Additions of these files beyond the gap."""
         return sum(outcomes["frozen"] for outcomes in self.counts.values())
 
     @property
@@ -143,6 +144,7 @@ class Summary:
             "last_sequence": self.last_sequence,
             "feed_sequence": self.feed_sequence,
             "first_missing": self.first_missing,
+            "seen_up_to": self.seen_up_to,
             "frozen": self.frozen,
             "began_at": self.began_at,
             "keys": self.keys,
@@ -184,8 +186,9 @@ class Summary:
             lines.append(f"see {', '.join(map(str, self.rejects_files))}; have the court correct and send them again")
         if self.first_missing:
             lines.append(
-                f"sequence {self.first_missing} is missing: {self.frozen:,} additions behind it are frozen, removals "
-                "and exemptions were applied. Get the missing lines and import them together with these files"
+                f"sequence {self.first_missing} is missing, up to {self.seen_up_to} were seen: {self.frozen:,} "
+                "additions of these files are frozen behind it, removals and exemptions were applied. Get the missing "
+                f"lines and import them, together with every file that has lines from there to {self.seen_up_to}"
             )
         lines.append(f"the feed is known up to sequence {self.feed_sequence}")
         return "\n".join(lines)
@@ -633,22 +636,23 @@ class _Import:
             start = sequences.lowest - 1
             summary.began_at = sequences.lowest
         last = sequences.whole_up_to(start)
-        gap = sequences.highest > last
-        if gap:
-            summary.first_missing = last + 1
+        seen = max(sequences.highest, head.seen_up_to)  # in earlier imports too: what was frozen then still waits
+        gap = seen > last
         gap_since_ms = head.gap_since_ms or (self._now_ms if gap else 0)
         if gap:
+            summary.first_missing, summary.seen_up_to = last + 1, seen
             # Before anything else: from here on the grace period of hits runs, whatever happens to this process.
-            await self._lease.advance(head._replace(gap_since_ms=gap_since_ms))
+            await self._lease.advance(head._replace(gap_since_ms=gap_since_ms, seen_up_to=seen))
         in_flight: deque[tuple[asyncio.Task[list[Applied]], _Batch]] = deque()
         try:
+            known = head._replace(gap_since_ms=gap_since_ms, seen_up_to=seen if gap_since_ms else 0)
             for batch in self._batches(last):
                 self._begin()
                 in_flight.append((asyncio.create_task(self._index.apply(batch.changes)), batch))
                 if len(in_flight) == _IN_FLIGHT:
-                    await self._acknowledge(*in_flight.popleft(), head, gap_since_ms)
+                    await self._acknowledge(*in_flight.popleft(), known)
             while in_flight:
-                await self._acknowledge(*in_flight.popleft(), head, gap_since_ms)
+                await self._acknowledge(*in_flight.popleft(), known)
         finally:
             for task, _ in in_flight:
                 task.cancel()
@@ -660,7 +664,9 @@ class _Import:
             faults.point("importer.canary-applied")
         if last > head.feed_sequence and sequences.highest:
             time_ms = min(sequences.time_at(last), self._now_ms) or head.feed_time_ms
-            await self._lease.advance(Head(last, time_ms, gap_since_ms if gap else 0))
+            await self._lease.advance(Head(last, time_ms, gap_since_ms, seen) if gap else Head(last, time_ms, 0))
+        elif head.seen_up_to and not gap:  # an import ended between its last batch and the line above
+            await self._lease.advance(head._replace(gap_since_ms=0, seen_up_to=0))
         faults.point("importer.head-advanced")
         self._progress(2 * self._size, 2 * self._size)
 
@@ -691,10 +697,8 @@ class _Import:
             batch.share = 1.0
             yield batch
 
-    async def _acknowledge(
-        self, task: "asyncio.Task[list[Applied]]", batch: "_Batch", head: Head, gap_since_ms: int
-    ) -> None:
-        """Index, then change log, then head: the order in which a crash loses nothing."""
+    async def _acknowledge(self, task: "asyncio.Task[list[Applied]]", batch: "_Batch", head: Head) -> None:
+        """Index, then change log, then head: the order in which a crash loses nothing. `head`: before the import."""
         verdicts = await task
         faults.point("importer.batch-applied")
         if self._log is not None:
@@ -711,7 +715,7 @@ class _Import:
         # Out of order, a later batch may hold an earlier sequence: then the head moves only at the very end.
         if self._ascending and batch.sequence > head.feed_sequence:
             time_ms = min(self._sequences.time_at(batch.sequence), self._now_ms)
-            await self._lease.advance(Head(batch.sequence, time_ms, gap_since_ms))
+            await self._lease.advance(head._replace(feed_sequence=batch.sequence, feed_time_ms=time_ms))
             faults.point("importer.batch-acknowledged")
         self._progress(self._size + int(self._size * batch.share), 2 * self._size)
 

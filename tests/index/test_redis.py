@@ -15,6 +15,7 @@ import pytest
 from checker import faults
 from checker.core.measure import Change
 from checker.errors import IndexRefused, IndexUnavailable, UsageError
+from checker.index import functions
 from checker.index.base import Applied, ExactIndex, Head, Position
 from checker.index.reading import IDENTITY_AGE_S, NEVER_PROMOTED
 from checker.index.redis import RedisIndex
@@ -273,7 +274,8 @@ async def test_functions_flushed(own: Server) -> None:
 
 async def test_older_functions_are_replaced(own: Server) -> None:
     """A library of the same name with other code is replaced at open."""
-    old = "#!lua name=xianxiao_1\nredis.register_function('xianxiao_1_key_put', function() return 0 end)"
+    put = functions.KEY_PUT.decode()
+    old = f"#!lua name={functions.LIBRARY}\nredis.register_function('{put}', function() return 0 end)"
     own.command("FUNCTION", "LOAD", old)
     async with opened(own) as index:
         assert await index.apply([an_addition(1, "M1", 1)]) == [Applied.APPLIED]
@@ -486,7 +488,7 @@ def dump(server: Server) -> dict[bytes, dict[bytes, bytes]]:
     with server.client() as client:
         names = [name for name in client.scan_iter("xx:1:*", count=1000) if client.type(name) == b"hash"]
         held = {name: client.hgetall(name) for name in names if name != b"xx:1:info"}
-        held[b"head"] = {b"head": b" ".join(client.hmget("xx:importer", "sequence", "time", "gap"))}
+        held[b"head"] = {b"head": b" ".join(client.hmget("xx:importer", "sequence", "time", "gap", "seen"))}
         return held
 
 
