@@ -125,6 +125,16 @@ class ExactIndex(Protocol):
     async def head(self) -> Head:
         """How far the feed is known; about each second in a worker, since it also notices a new generation."""
 
+    async def report(self, worker_id: str) -> None:
+        """Say which generation this worker reads; at least each second, so that it also follows a switch.
+
+        What is read is deleted only when every worker reports that it reads something else. From the first call on
+        look-ups are `None` unless such a report was taken note of, lately.
+        """
+
+    async def leave(self, worker_id: str) -> None:
+        """The worker reads no more: nobody waits for its report."""
+
     def lease(self, holder: str) -> AbstractAsyncContextManager[Lease]:
         """Hold the importer's lease while inside. Raises IndexRefused naming the present holder."""
 

@@ -249,12 +249,6 @@ local function switch(keys, args)
   return 1
 end
 
--- worker, generation it reads, milliseconds this is worth
-local function worker_report(keys, args)
-  redis.call('HSET', keys[1], args[1], args[2] .. ' ' .. string.format('%.0f', now_ms() + args[3]))
-  return 1
-end
-
 -- -> generations of the workers that reported lately; forgets the others
 local function workers(keys, _)
   local flat, now, reading = redis.call('HGETALL', keys[1]), now_ms(), {}
@@ -267,6 +261,14 @@ local function workers(keys, _)
     end
   end
   return reading
+end
+
+-- worker, generation it reads, milliseconds this is worth. A new one takes the place of those that ended unheard.
+local function worker_report(keys, args)
+  if redis.call('HSET', keys[1], args[1], args[2] .. ' ' .. string.format('%.0f', now_ms() + args[3])) == 1 then
+    workers(keys, args)
+  end
+  return 1
 end
 
 -- field, value, ... -> 1 when the hash did not exist and was written, else 0

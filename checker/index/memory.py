@@ -223,6 +223,12 @@ class MemoryIndex:
     def _wrote(self) -> None:
         """After each single write."""
 
+    async def report(self, worker_id: str) -> None:
+        self._must_be_open()  # there is one generation
+
+    async def leave(self, worker_id: str) -> None:
+        self._must_be_open()
+
     async def head(self) -> Head:
         self._must_be_open()
         return self._store.head
