@@ -52,7 +52,7 @@ async def test_a_reload_beside_a_service_disturbs_no_answer(store: Server, stand
     # The companion has noticed too: the filter is built from the new generation, and its journal is followed.
     stand.import_(stand.feed("next.jsonl", remove(5, "M3"), add(6, "M6", MEANWHILE)))
     async with Caller(checker.address) as caller, asyncio.timeout(60):
-        while await answered(caller, NOBODY) != (pb.ANSWERED_BY_FILTER, 6):
+        while await answered(caller, NOBODY) != (pb.ANSWERED_BY_FILTER, 6):  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.05)
         assert (await caller.ask(flight(MEANWHILE))).outcome == "BARRED"
     assert await aside(checker.stop) == 0
