@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from checker.rpc import quota, workers
     from checker.rpc.roles import Roles, load_roles
     from checker.rpc.tls import check_listen, server_credentials
-    from checker.serving.node import Node, accompany, tls_files, work
+    from checker.serving.node import Node, tls_files
+    from checker.serving.start import accompany, work
 
     flags, config = given(args, Settings, PREFIX)
     settings = load_settings(flags, os.environ, config)
