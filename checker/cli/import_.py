@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checker.cli.index_arguments import add_index_arguments, load_keys, require_index, state_dir
+from checker.errors import UsageError
 
 if TYPE_CHECKING:
     from checker.keys import KeyFile
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from checker.cli.serve import make_state_dir
 
     url = require_index(args)
+    _must_be_readable(args.feeds)  # before anything is made: a mistyped name leaves no empty index behind
     make_state_dir(state_dir(args))
     keys = load_keys(args, may_create=True)
     with _progress(shown=not args.quiet and not args.json and sys.stderr.isatty()) as progress:
@@ -64,6 +66,18 @@ def run(args: argparse.Namespace) -> int:
     elif not args.quiet or summary.exit_code:
         print(summary.text())
     return summary.exit_code
+
+
+def _must_be_readable(feeds: list[Path]) -> None:
+    problems = []
+    for feed in feeds:
+        try:
+            with feed.open("rb"):
+                pass
+        except OSError as error:
+            problems.append(f"{feed}: {error.strerror}; nothing was imported")
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 async def _import(args: argparse.Namespace, url: str, keys: "KeyFile", progress: "Progress | None") -> "Summary":
