@@ -3,12 +3,19 @@
 import argparse
 import asyncio
 import json
+import os
 import time
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from checker.cli.index_arguments import add_index_arguments, load_keys, require_index, state_dir
+from checker.config import PREFIX, Settings
+from checker.config import load as load_settings
+from checker.core.freshness import HOUR_MS, MINUTE_MS, Limits
+
+_LIMITS = ("feed_warn_minutes", "feed_stop_hours", "gap_grace_minutes")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,6 +30,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_index_arguments(parser)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the service's TOML file, for the limits below")
+    for item in fields(Settings):
+        if item.name in _LIMITS:
+            flag, text = f"--{item.name.replace('_', '-')}", f"as the service has it: {item.metadata['help']}"
+            parser.add_argument(flag, metavar="N", help=f"{text} (default {item.default})")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--check", action="store_true", help="exit 1 when the feed is overdue or has a gap")
     parser.set_defaults(run=run)
@@ -31,15 +43,23 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     """Print the status; with --check, 1 when somebody must look."""
     index_url = require_index(args)
+    limits = _limits(args, index_url)
     keys = load_keys(args)
     report = asyncio.run(_gather(index_url, keys.digest_key.key_id, keys.digest_key.check_value))
     report["filter"] = _filter(state_dir(args), keys)
-    report["warnings"] = _warnings(report)
+    report["warnings"] = _warnings(report, limits)
     if args.json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
     else:
         _print(report)
     return 1 if args.check and report["attention"] else 0
+
+
+def _limits(args: argparse.Namespace, index_url: str) -> Limits:
+    """How old a feed or a gap may be, from where the service has it: flags, variables, settings file."""
+    file = os.environ.get(f"{PREFIX}CONFIG")
+    flags = {"index": index_url} | {name: getattr(args, name) for name in _LIMITS}
+    return load_settings(flags, os.environ, args.config or (Path(file) if file else None)).limits
 
 
 async def _gather(url: str, key_id: str, check_value: bytes) -> dict[str, Any]:
@@ -126,20 +146,22 @@ def _filter(state: Path, keys: Any) -> dict[str, Any] | None:
     }
 
 
-def _warnings(report: dict[str, Any]) -> list[str]:
+def _warnings(report: dict[str, Any], limits: Limits) -> list[str]:
     found = list(report.pop("persistence"))
     feed = report["feed"]
     attention = []
     if feed["age_seconds"] is None:
         found.append("nothing has been imported yet: run `checker import`")
-    elif feed["age_seconds"] > 24 * 3600:
-        attention.append("the court feed has been silent for over 24 hours: nobody is barred until it speaks again")
-    elif feed["age_seconds"] > 15 * 60:
-        attention.append("the court feed has been silent for over 15 minutes")
+    elif feed["age_seconds"] > limits.stop_ms / 1000:
+        hours = limits.stop_ms // HOUR_MS
+        attention.append(f"the court feed has been silent for over {hours} hours: nobody is barred until it speaks")
+    elif feed["age_seconds"] > limits.warn_ms / 1000:
+        attention.append(f"the court feed has been silent for over {limits.warn_ms // MINUTE_MS} minutes")
     if feed["gap_seconds"]:
+        unbarred = ", and nobody is barred meanwhile" if feed["gap_seconds"] > limits.gap_grace_ms / 1000 else ""
         attention.append(
             f"lines of the court feed are missing, from sequence {feed['first_missing']} on: import the missing file "
-            "together with those behind it; additions wait for it"
+            f"together with those behind it; additions wait for it{unbarred}"
         )
     if report["index"]["unreconciled"]:
         attention.append("a primary has restarted or failed over: run `checker import` to write the change log again")
