@@ -83,6 +83,26 @@ async def timed(index: ExactIndex, times: int) -> list[float]:
     return took
 
 
+# Round trips
+
+
+def pipelines(server: Server) -> int:
+    """How many pipelines of look-ups a server has answered: each begins with one ROLE."""
+    return int(server.command("INFO", "commandstats").get("cmdstat_role", {}).get("calls", 0))
+
+
+async def test_look_ups_of_one_tick_share_one_round_trip(own: Server) -> None:
+    """A hundred look-ups asked for together cost the server one pipeline; one after another, one each."""
+    async with opened(own, read_timeout_s=5.0) as index:
+        await index.apply([an_addition(number, f"M{number}", number) for number in range(1, 51)])
+        wanted = [[f"M{number}"] if number <= 50 else [] for number in range(1, 101)]
+        before = pipelines(own)
+        assert await asyncio.gather(*(read(index, digest(number)) for number in range(1, 101))) == wanted
+        together = pipelines(own)
+        assert [await read(index, digest(number)) for number in range(1, 101)] == wanted
+        assert (together - before, pipelines(own) - together) == (1, 100)
+
+
 # Sick servers
 
 
