@@ -122,6 +122,19 @@ class ExactIndex(Protocol):
         for a sequence outside 1..2**53-1 or a measure id that is empty or holds NUL: nothing of the call was written.
         """
 
+    @property
+    def generation(self) -> int:
+        """The number of the generation that serves: another after each full reload. To be read holding the lease."""
+
+    async def reapply(self, changes: Sequence[Change]) -> None:
+        """As `apply`, for what the generation's own change log holds: also what it was loaded with."""
+
+    async def retire(self) -> bool:
+        """Delete a generation that served before, if none of the workers reads it any more; whether none is left.
+
+        Only while this index holds the lease (IndexRefused).
+        """
+
     async def head(self) -> Head:
         """How far the feed is known; about each second in a worker, since it also notices a new generation."""
 

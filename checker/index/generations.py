@@ -81,6 +81,12 @@ async def switch(store: Store, number: int) -> None:
         raise IndexRefused(f"generation {number} is not the one being loaded: load it first, with new_generation")
 
 
+async def discarded(store: Store) -> None:
+    """Forget the generation being loaded."""
+    name = store.name("gen")
+    await store.one(name, pack((b"HDEL", name, b"loading")))
+
+
 async def retired(store: Store) -> None:
     """Forget the generation that was retired."""
     name = store.name("gen")

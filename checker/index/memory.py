@@ -223,6 +223,16 @@ class MemoryIndex:
     def _wrote(self) -> None:
         """After each single write."""
 
+    @property
+    def generation(self) -> int:
+        return 1
+
+    async def reapply(self, changes: Sequence[Change]) -> None:
+        await self.apply(changes)
+
+    async def retire(self) -> bool:
+        return True
+
     async def report(self, worker_id: str) -> None:
         self._must_be_open()  # there is one generation
 

@@ -311,6 +311,11 @@ class RedisIndex:
             await self.write_generation(self._retiring, [c for c in changes if not isinstance(c, Addition)])
         return applied
 
+    async def reapply(self, changes: Sequence[Change]) -> None:
+        await self.write_generation(self._current(), changes)
+        if self._retiring is not None:
+            await self.write_generation(self._retiring, [c for c in changes if not isinstance(c, Addition)])
+
     async def write_generation(self, generation: Generation, changes: Sequence[Change]) -> list[Applied]:
         """The phases, in one generation; durable when it returns."""
         store, session = self._store, Session(self._write_step)
@@ -337,6 +342,14 @@ class RedisIndex:
 
     # Generations
 
+    @property
+    def generation(self) -> int:
+        return self._current().number
+
+    async def readers(self) -> int:
+        """How many workers have reported lately what they read."""
+        return len(await generations.read_by_workers(self._store))
+
     async def new_generation(self, base_seq: int) -> "Reload":
         """Begin a full reload beside the generation that serves: an empty one, to hold the court's state at `base_seq`.
 
@@ -356,6 +369,14 @@ class RedisIndex:
         await generations.begin(self._store, loading)
         self._loading = loading
         return Reload(self, loading)
+
+    async def discard(self) -> None:
+        """Delete the generation being loaded: its reload came to nothing. Only with the lease (IndexRefused)."""
+        await self._must_hold_lease()
+        if self._loading is not None:
+            await generations.discarded(self._store)
+            loading, self._loading = self._loading, None
+            await generations.delete(self._store, loading)
 
     async def switch(self, generation: int) -> None:
         """Let a loaded generation serve. IndexRefused if it is not the one being loaded, or another still retires.

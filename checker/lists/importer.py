@@ -61,7 +61,7 @@ from checker.lists.manifest import FeedRefused, Manifest
 from checker.lists.rejects import Reject, RejectsFiles
 
 CHANGE_LOG: Final = "changes.log"
-"""The change log's name in the state directory."""
+"""The change log's name in the state directory, until a full reload begins another."""
 
 _CHUNK: Final = 1 << 17
 """Bytes read, and so parsed, between two turns of the event loop: the store works on what overtakes meanwhile."""
@@ -70,6 +70,11 @@ _SPOOL_IN_MEMORY: Final = 64 << 20
 _IN_FLIGHT: Final = 3  # batches: the store works on two while one is packed
 _PEEKED_LINES: Final = 1_000
 _SPOOLED: Final = struct.Struct(">QII")  # sequence, document keys, length of the encoded addition
+
+
+def change_log_in(state: Path, generation: int) -> Path:
+    """Where the change log of a generation of the index lies."""
+    return state / (CHANGE_LOG if generation == 1 else f"changes-{generation}.log")
 
 
 def _now_ms() -> int:
@@ -119,6 +124,7 @@ class Summary:
     began_at: int = 0  # the sequence an empty index began with
     keys: int = 0
     seconds: float = 0.0
+    old_kept: bool = False  # after a reload: the generation that served before could not be deleted yet
     replayed: int = 0  # changes applied again from the change log, because the store had lost its certainty
     rejects_files: list[Path] = field(default_factory=list)
     manifests: list[tuple[Path, Manifest | None]] = field(default_factory=list)
@@ -149,6 +155,7 @@ class Summary:
             "began_at": self.began_at,
             "keys": self.keys,
             "replayed": self.replayed,
+            "old_kept": self.old_kept,
             "seconds": round(self.seconds, 3),
             "keys_per_second": round(self.keys / self.seconds) if self.seconds else 0,
             "manifests": [
@@ -190,6 +197,11 @@ class Summary:
                 "additions of these files are frozen behind it, removals and exemptions were applied. Get the missing "
                 f"lines and import them, together with every file that has lines from there to {self.seen_up_to}"
             )
+        if self.old_kept:
+            lines.append(
+                "the new generation serves; the old one is kept until every worker reports that it reads the new one: "
+                "the next import looks again"
+            )
         lines.append(f"the feed is known up to sequence {self.feed_sequence}")
         return "\n".join(lines)
 
@@ -202,7 +214,9 @@ class _Line(NamedTuple):
     raw: bytes | None
 
 
-class _Feed(NamedTuple):
+class Feed(NamedTuple):
+    """A feed file and what its manifest says."""
+
     path: Path
     size: int
     manifest: Manifest | None
@@ -296,20 +310,34 @@ async def import_feeds(
     if not paths:
         raise UsageError("name at least one feed file to import")
     started = time.perf_counter()
-    feeds = await asyncio.to_thread(_verified, paths, options)
+    feeds = await asyncio.to_thread(verified, paths, options)
     faults.point("importer.verified")
-    index_key = IndexKey(key.key_id, key.check_value)
     async with index.lease(options.holder) as lease:
-        with ExitStack() as stack:
-            stack.enter_context(_rare_collections())
-            log = None
-            if options.state_dir is not None:
-                log = stack.enter_context(ChangeLog(options.state_dir / CHANGE_LOG, index_key))
-            rejects = stack.enter_context(closing(RejectsFiles([each.path for each in feeds], options.rejects)))
-            work = _Import(index, lease, key, options, log, rejects, progress, sum(each.size for each in feeds))
-            summary = await work.run(feeds)
+        summary = await load(index, lease, key, feeds, options, index.generation, progress)
+        await index.retire()  # what a full reload has left behind, if it could not wait
     summary.seconds = time.perf_counter() - started
     return summary
+
+
+async def load(
+    index: ExactIndex,
+    lease: Lease,
+    key: DigestKey,
+    feeds: list[Feed],
+    options: ImportOptions,
+    generation: int,
+    progress: Progress | None,
+) -> Summary:
+    """`import_feeds` of feeds that were `verified`, holding the lease, with the change log of this generation."""
+    with ExitStack() as stack:
+        stack.enter_context(_rare_collections())
+        log = None
+        if options.state_dir is not None:
+            path = change_log_in(options.state_dir, generation)
+            log = stack.enter_context(ChangeLog(path, IndexKey(key.key_id, key.check_value)))
+        rejects = stack.enter_context(closing(RejectsFiles([each.path for each in feeds], options.rejects)))
+        work = _Import(index, lease, key, options, log, rejects, progress, sum(each.size for each in feeds))
+        return await work.run(feeds)
 
 
 @contextmanager
@@ -334,14 +362,14 @@ async def reconcile(index: ExactIndex, log: ChangeLog | None, head: Head) -> int
     if log is None or (log.fresh and head.feed_sequence > 0):
         raise IndexRefused(
             f"{', '.join(doubtful)} restarted and may have lost changes, and the change log here does not know them: "
-            "run the import with the --state-dir used so far, or import the court's full feed into a new index"
+            "run the import with the --state-dir used so far, or reload the court's complete feed with --reload"
         )
     replayed = await log.replay(index)
     await index.mark_reconciled()
     return replayed
 
 
-def _verified(paths: Sequence[Path], options: ImportOptions) -> list[_Feed]:
+def verified(paths: Sequence[Path], options: ImportOptions) -> list[Feed]:
     """All feeds, their manifests checked, in the order of their first sequence."""
     feeds = []
     for path in paths:
@@ -354,7 +382,7 @@ def _verified(paths: Sequence[Path], options: ImportOptions) -> list[_Feed]:
             raise UsageError(f"{path}: {error.strerror}") from None
         if sent is not None and first is not None and not sent.first_sequence <= first <= sent.last_sequence:
             raise FeedRefused(f"{path}: begins outside the sequences its manifest names; ask the court")
-        feeds.append((first is None, first or 0, _Feed(path, size, sent)))
+        feeds.append((first is None, first or 0, Feed(path, size, sent)))
     feeds.sort(key=lambda entry: entry[:2])
     return [each for _, _, each in feeds]
 
@@ -439,7 +467,7 @@ class _Import:
         self._aside: list[bytes] = []  # of the spool, what the lines in hand gave
         self._summary = Summary()
 
-    async def run(self, feeds: list[_Feed]) -> Summary:
+    async def run(self, feeds: list[Feed]) -> Summary:
         summary = self._summary
         with self._spool:
             head = await self._index.head()
@@ -468,7 +496,7 @@ class _Import:
 
     # ------------------------------------------------------------------------------------------------ first pass
 
-    async def _first_pass(self, each: _Feed) -> None:
+    async def _first_pass(self, each: Feed) -> None:
         sent = each.manifest
         if sent is not None:
             self._previous, self._unreadable = sent.first_sequence - 1, 0

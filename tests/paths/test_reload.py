@@ -1,6 +1,7 @@
 """A full reload beside a running service: at no moment is anybody let pass who is listed, or barred who is lifted."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,53 @@ async def test_a_reload_beside_a_service_disturbs_no_answer(store: Server, stand
         assert (await caller.ask(flight(MEANWHILE))).outcome == "BARRED"
     assert await aside(checker.stop) == 0
     assert store.command("HGETALL", "xx:workers") == {}
+
+
+FAULTS = (
+    "reload.begun:1",
+    "index.after_records:1",
+    "importer.batch-logged:1",
+    "reload.loaded:1",
+    "reload.verified:1",
+    "reload.switched:1",
+    "index.after_advance:1",
+    "reload.retired:1",
+)
+
+
+async def test_reloads_killed_anywhere_and_run_again_end_right(store: Server, stand: Stand) -> None:
+    """`checker import --reload` killed at eight places beside a service, with an ordinary lift after each kill.
+
+    Nobody is ever answered wrongly, and what is left at the end is the court's list, once.
+    """
+    people = [resident_id(number) for number in range(4, 4 + len(FAULTS))]
+    lines = [add(1, "M1", KEPT)] + [add(place, f"M{place}", number) for place, number in enumerate(people, 2)]
+    stand.import_(stand.feed("first.jsonl", *lines))
+    checker = stand.serve("--index-timeout-ms", "2000", workers=2)
+    wait_for("both workers", lambda: len(store.command("HGETALL", "xx:workers")) == 2)
+    lifted: list[tuple[str, float]] = []
+    async with Callers(checker.address, {number: flight(number) for number in (KEPT, *people)}, CALLERS) as callers:
+        for place, (fault, number) in enumerate(zip(FAULTS, people, strict=True), 2):
+            full = stand.feed("full.jsonl", *lines)
+            stand.environment["CHECKER_FAULT_POINT"] = fault
+            died = await aside(stand.run, "checker", "import", *stand.where, "--reload", "--allow-drop", full)
+            del stand.environment["CHECKER_FAULT_POINT"]
+            assert died.code == -signal.SIGKILL, (fault, died)
+            lines.append(remove(len(lines) + 1, f"M{place}"))
+            await aside(stand.import_, stand.feed("lift.jsonl", lines[-1]))
+            lifted.append((number, time.monotonic()))
+        full = stand.feed("full.jsonl", *lines)
+        ran = await aside(stand.run, "checker", "import", *stand.where, "--reload", "--allow-drop", full)
+        assert ran.code == 0, ran
+        await callers.everyone_asks(2)
+    assert callers.failures == []
+    assert {answer.outcome for answer in callers.answers[KEPT]} == {"BARRED"}
+    for number, acknowledged in lifted:
+        assert {answer.outcome for answer in callers.after(number, acknowledged)} == {"ALLOWED"}
+        assert "BARRED" in {answer.outcome for answer in callers.answers[number]}
+    with store.client() as there:
+        assert len({name.split(b":")[1] for name in there.scan_iter("xx:[0-9]*", count=1000)}) == 1
+    assert len(list(stand.state.glob("changes*.log"))) == 1
 
 
 async def answered(caller: Caller, number: str) -> tuple[int, int]:
