@@ -1,6 +1,7 @@
-"""What the import contracts of pyproject.toml cannot say: what core may import, not only what it must not."""
+"""What the import contracts of pyproject.toml cannot say: what core may import, and that no modules name each other."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -36,6 +37,46 @@ def imported(path: Path) -> set[str]:
             assert node.level == 0, f"{path.name}: a relative import"
             found.add(node.module or "")
     return found
+
+
+def module_name(path: Path) -> str:
+    """As it is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def named(path: Path, modules: set[str]) -> set[str]:
+    """Those of `modules` that a file needs when it runs, also those it imports late; not what only its types name."""
+    tree = ast.parse(path.read_text("utf-8"))
+    typed = {
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for statement in branch.body
+        for node in ast.walk(statement)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node not in typed:
+            inside = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {full if full in modules else node.module or "" for full in inside.values()}
+    return found & modules - {module_name(path)}
+
+
+def test_no_modules_name_each_other() -> None:
+    """Checker, edge and load tester can each be read from the bottom up: no module needs one that needs it."""
+    paths = {module_name(path): path for top in ("checker", "edge", "loadtest") for path in (ROOT / top).rglob("*.py")}
+    assert len(paths) > 100
+    graphlib.TopologicalSorter({name: named(path, set(paths)) for name, path in paths.items()}).prepare()
+
+
+def test_the_parent_of_a_node_stays_light() -> None:
+    """It names the work of its processes without loading what that takes: the servicers, the store's client, NumPy."""
+    code = "import sys, checker.serving.node, checker.serving.start; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "checker.rpc.workers" in loaded
+    assert not {"checker.serving.worker", "checker.rpc.servicer", "redis", "numpy"} & set(loaded)
 
 
 def test_proto_is_ours() -> None:

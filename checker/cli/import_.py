@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checker.cli.index_arguments import add_index_arguments, load_keys, require_index, state_dir
+from checker.errors import UsageError
 from checker.settings import make_directory
 
 if TYPE_CHECKING:
@@ -23,11 +24,18 @@ Lines that cannot be used go to FEED.rejects.jsonl (file, line, byte offset, fie
 are applied. A removal is in force everywhere when the command returns. Killed at any moment and run again it ends in
 the same state: re-sending is harmless.
 
+--reload replaces the whole list beside a running service: when the index has lost data, or lists whom the court does
+not. The feeds must have no gap and reach as far as the index knows the court's feed. They are loaded beside the list
+that serves (twice the memory meanwhile), counted, then switched to at once; the old list is deleted when every worker
+of every node reads the new one. No other import runs meanwhile. Killed at any moment, the old list or the new one
+serves, whole: run it again.
+
 exit codes: 0 all applied, 1 something was rejected, frozen behind a gap, or failed, 2 wrong usage.
 
 examples:
   checker import --index embedded:./index feed.jsonl
   checker import --index redis://127.0.0.1:6379/0 --key-file keys.json --require-manifest feeds/2026-11-*.jsonl
+  checker import --index embedded:./index --reload full.jsonl later.jsonl
 """
 
 
@@ -45,6 +53,16 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "--require-manifest", action="store_true", help="refuse a feed that no trusted court has signed"
     )
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="the feeds are the court's complete list: load it beside the one that serves, then switch",
+    )
+    parser.add_argument(
+        "--allow-drop",
+        action="store_true",
+        help="with --reload: accept a list that is over 5%% shorter than the present",
+    )
     parser.add_argument("--rejects", type=Path, metavar="FILE", help="one rejects file for all feeds")
     parser.add_argument("--json", action="store_true", help="the summary as one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary when all went well")
@@ -54,6 +72,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     """Import; returns the exit code."""
     url = require_index(args)
+    if args.allow_drop and not args.reload:
+        raise UsageError("--allow-drop: is for --reload only")
+    _must_be_readable(args.feeds)  # before anything is made: a mistyped name leaves no empty index behind
     make_directory(state_dir(args), "--state-dir")
     keys = load_keys(args, may_create=True)
     with _progress(shown=not args.quiet and not args.json and sys.stderr.isatty()) as progress:
@@ -65,10 +86,24 @@ def run(args: argparse.Namespace) -> int:
     return summary.exit_code
 
 
+def _must_be_readable(feeds: list[Path]) -> None:
+    problems = []
+    for feed in feeds:
+        try:
+            with feed.open("rb"):
+                pass
+        except OSError as error:
+            problems.append(f"{feed}: {error.strerror}; nothing was imported")
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
 async def _import(args: argparse.Namespace, url: str, keys: "KeyFile", progress: "Progress | None") -> "Summary":
     from checker.index.base import IndexKey
+    from checker.index.redis import RedisIndex
     from checker.index.urls import open_index
     from checker.lists.importer import ImportOptions, import_feeds
+    from checker.lists.reload import reload_feeds
 
     options = ImportOptions(
         require_manifest=args.require_manifest,
@@ -81,6 +116,8 @@ async def _import(args: argparse.Namespace, url: str, keys: "KeyFile", progress:
     index = open_index(url)
     try:
         await index.open(IndexKey(key.key_id, key.check_value), create=True)
+        if args.reload and isinstance(index, RedisIndex):  # memory: was refused before
+            return await reload_feeds(index, key, args.feeds, options, progress, allow_drop=args.allow_drop)
         return await import_feeds(index, key, args.feeds, options, progress)
     finally:
         await index.close()

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from checker.rpc import quota, run_dir, workers
     from checker.rpc.roles import Roles
     from checker.rpc.tls import check_listener
-    from checker.serving.node import Node, accompany, tls_files, work
+    from checker.serving.node import Node, tls_files
+    from checker.serving.start import accompany, work
 
     flags, config = given(args, Settings, PREFIX)
     found = find_settings(flags, os.environ, config)

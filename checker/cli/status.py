@@ -3,12 +3,19 @@
 import argparse
 import asyncio
 import json
+import os
 import time
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from checker.cli.index_arguments import add_index_arguments, load_keys, require_index, state_dir
+from checker.config import PREFIX, Settings
+from checker.config import load as load_settings
+from checker.core.freshness import HOUR_MS, MINUTE_MS, Limits
+
+_LIMITS = ("feed_warn_minutes", "feed_stop_hours", "gap_grace_minutes")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,6 +30,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_index_arguments(parser)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the service's TOML file, for the limits below")
+    for item in fields(Settings):
+        if item.name in _LIMITS:
+            flag, text = f"--{item.name.replace('_', '-')}", f"as the service has it: {item.metadata['help']}"
+            parser.add_argument(flag, metavar="N", help=f"{text} (default {item.default})")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--check", action="store_true", help="exit 1 when the feed is overdue or has a gap")
     parser.set_defaults(run=run)
@@ -31,15 +43,23 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     """Print the status; with --check, 1 when somebody must look."""
     index_url = require_index(args)
+    limits = _limits(args, index_url)
     keys = load_keys(args)
     report = asyncio.run(_gather(index_url, keys.digest_key.key_id, keys.digest_key.check_value))
     report["filter"] = _filter(state_dir(args), keys)
-    report["warnings"] = _warnings(report)
+    report["warnings"] = _warnings(report, limits)
     if args.json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
     else:
         _print(report)
     return 1 if args.check and report["attention"] else 0
+
+
+def _limits(args: argparse.Namespace, index_url: str) -> Limits:
+    """How old a feed or a gap may be, from where the service has it: flags, variables, settings file."""
+    file = os.environ.get(f"{PREFIX}CONFIG")
+    flags = {"index": index_url} | {name: getattr(args, name) for name in _LIMITS}
+    return load_settings(flags, os.environ, args.config or (Path(file) if file else None)).limits
 
 
 async def _gather(url: str, key_id: str, check_value: bytes) -> dict[str, Any]:
@@ -61,6 +81,8 @@ async def _gather(url: str, key_id: str, check_value: bytes) -> dict[str, Any]:
             "time": _iso(head.feed_time_ms),
             "age_seconds": round(now - head.feed_time_ms / 1000, 1) if head.feed_time_ms else None,
             "gap_seconds": round(now - head.gap_since_ms / 1000, 1) if head.gap_since_ms else 0,
+            "first_missing": head.feed_sequence + 1 if head.gap_since_ms else 0,
+            "seen_up_to": head.seen_up_to,
         },
         "index": {
             "keys": stats.keys,
@@ -124,18 +146,23 @@ def _filter(state: Path, keys: Any) -> dict[str, Any] | None:
     }
 
 
-def _warnings(report: dict[str, Any]) -> list[str]:
+def _warnings(report: dict[str, Any], limits: Limits) -> list[str]:
     found = list(report.pop("persistence"))
     feed = report["feed"]
     attention = []
     if feed["age_seconds"] is None:
         found.append("nothing has been imported yet: run `checker import`")
-    elif feed["age_seconds"] > 24 * 3600:
-        attention.append("the court feed has been silent for over 24 hours: nobody is barred until it speaks again")
-    elif feed["age_seconds"] > 15 * 60:
-        attention.append("the court feed has been silent for over 15 minutes")
+    elif feed["age_seconds"] > limits.stop_ms / 1000:
+        hours = limits.stop_ms // HOUR_MS
+        attention.append(f"the court feed has been silent for over {hours} hours: nobody is barred until it speaks")
+    elif feed["age_seconds"] > limits.warn_ms / 1000:
+        attention.append(f"the court feed has been silent for over {limits.warn_ms // MINUTE_MS} minutes")
     if feed["gap_seconds"]:
-        attention.append("lines of the court feed are missing: import the missing file; additions wait for it")
+        unbarred = ", and nobody is barred meanwhile" if feed["gap_seconds"] > limits.gap_grace_ms / 1000 else ""
+        attention.append(
+            f"lines of the court feed are missing, from sequence {feed['first_missing']} on: import the missing file "
+            f"together with those behind it; additions wait for it{unbarred}"
+        )
     if report["index"]["unreconciled"]:
         attention.append("a primary has restarted or failed over: run `checker import` to write the change log again")
     report["attention"] = bool(attention)
@@ -155,7 +182,7 @@ def _print(report: dict[str, Any]) -> None:
     age = "never" if feed["age_seconds"] is None else f"{feed['age_seconds']:,.0f} s ago"
     rows = [
         ("feed", f"known up to sequence {feed['sequence']:,}, {age}"),
-        ("gap", f"open for {feed['gap_seconds']:,.0f} s" if feed["gap_seconds"] else "none"),
+        ("gap", _gap(feed)),
         ("index", f"{index['keys']:,} keys, {index['memory_bytes'] / 1e6:,.1f} MB, generation {index['generation']}"),
         ("primaries", str(index["primaries"])),
         ("journal", f"entry {index['journal']['end']:,}, {index['journal']['entries']:,} kept"),
@@ -177,6 +204,13 @@ def _print(report: dict[str, Any]) -> None:
     facts(rows)
     for warning in report["warnings"]:
         print(f"! {warning}")
+
+
+def _gap(feed: dict[str, Any]) -> str:
+    if not feed["gap_seconds"]:
+        return "none"
+    seen = f", lines up to {feed['seen_up_to']:,} were seen" if feed["seen_up_to"] else ""
+    return f"open for {feed['gap_seconds']:,.0f} s: sequence {feed['first_missing']:,} is missing{seen}"
 
 
 def _epoch(snapshot: dict[str, Any] | None) -> str:

@@ -43,6 +43,7 @@ class Head(NamedTuple):
     feed_sequence: int  # 0: nothing imported yet
     feed_time_ms: int  # the feed's own time for that line; 0: none yet
     gap_since_ms: int  # when a gap in the sequence was first seen; 0: no gap
+    seen_up_to: int = 0  # the highest sequence seen behind the gap: it ends when the feed is known so far; 0: none
 
 
 class JournalPage(NamedTuple):
@@ -90,7 +91,7 @@ class Lease(Protocol):
     async def advance(self, head: Head) -> None:
         """Acknowledge: store the head, fenced and durable. IndexRefused when the lease went to another holder.
 
-        The head never goes back: with an older `feed_sequence` only `gap_since_ms` is stored.
+        The head never goes back: with an older `feed_sequence` only the gap is stored, as it is given.
         """
 
 
@@ -121,8 +122,31 @@ class ExactIndex(Protocol):
         for a sequence outside 1..2**53-1 or a measure id that is empty or holds NUL: nothing of the call was written.
         """
 
+    @property
+    def generation(self) -> int:
+        """The number of the generation that serves: another after each full reload. To be read holding the lease."""
+
+    async def reapply(self, changes: Sequence[Change]) -> None:
+        """As `apply`, for what the generation's own change log holds: also what it was loaded with."""
+
+    async def retire(self) -> bool:
+        """Delete a generation that served before, if none of the workers reads it any more; whether none is left.
+
+        Only while this index holds the lease (IndexRefused).
+        """
+
     async def head(self) -> Head:
         """How far the feed is known; about each second in a worker, since it also notices a new generation."""
+
+    async def report(self, worker_id: str) -> None:
+        """Say which generation this worker reads; at least each second, so that it also follows a switch.
+
+        What is read is deleted only when every worker reports that it reads something else. From the first call on
+        look-ups are `None` unless such a report was taken note of, lately.
+        """
+
+    async def leave(self, worker_id: str) -> None:
+        """The worker reads no more: nobody waits for its report."""
 
     def lease(self, holder: str) -> AbstractAsyncContextManager[Lease]:
         """Hold the importer's lease while inside. Raises IndexRefused naming the present holder."""

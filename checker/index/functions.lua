@@ -1,4 +1,4 @@
-#!lua name=xianxiao_1
+#!lua name=xianxiao_2
 -- The exact index's own commands. Each touches one key, so a cluster needs no special case, and each is atomic.
 --
 -- A measure's hash   a: sequence of its addition (8 bytes, big-endian) and the 16-byte keys it names, packed
@@ -173,7 +173,8 @@ local function active_keys(_, args)
   return { page[1], table.concat(active) }
 end
 
--- The importer's hash: token, holder, place, attempt, since, until; and the head it guards: sequence, time, gap.
+-- The importer's hash: token, holder, place, attempt, since, until; and the head it guards: sequence, time,
+-- gap (since when), seen (behind it).
 local function now_ms()
   local now = redis.call('TIME')
   return now[1] * 1000 + math.floor(now[2] / 1000)
@@ -220,17 +221,17 @@ local function importer_release(keys, args)
   return 1
 end
 
--- token, feed sequence, feed time, gap -> 1, or 0 when the lease went to another. The head never goes back.
+-- token, feed sequence, feed time, gap, seen -> 1, or 0 when the lease went to another. The head never goes back; the gap
+-- is what the importer says, who knows what was stored.
 local function importer_advance(keys, args)
   if not holds(keys[1], args[1]) then
     return 0
   end
   local stored = tonumber(redis.call('HGET', keys[1], 'sequence') or '0')
   if tonumber(args[2]) >= stored then
-    redis.call('HSET', keys[1], 'sequence', args[2], 'time', args[3], 'gap', args[4])
-  else
-    redis.call('HSET', keys[1], 'gap', args[4])
+    redis.call('HSET', keys[1], 'sequence', args[2], 'time', args[3])
   end
+  redis.call('HSET', keys[1], 'gap', args[4], 'seen', args[5])
   return 1
 end
 
@@ -248,12 +249,6 @@ local function switch(keys, args)
   return 1
 end
 
--- worker, generation it reads, milliseconds this is worth
-local function worker_report(keys, args)
-  redis.call('HSET', keys[1], args[1], args[2] .. ' ' .. string.format('%.0f', now_ms() + args[3]))
-  return 1
-end
-
 -- -> generations of the workers that reported lately; forgets the others
 local function workers(keys, _)
   local flat, now, reading = redis.call('HGETALL', keys[1]), now_ms(), {}
@@ -266,6 +261,14 @@ local function workers(keys, _)
     end
   end
   return reading
+end
+
+-- worker, generation it reads, milliseconds this is worth. A new one takes the place of those that ended unheard.
+local function worker_report(keys, args)
+  if redis.call('HSET', keys[1], args[1], args[2] .. ' ' .. string.format('%.0f', now_ms() + args[3])) == 1 then
+    workers(keys, args)
+  end
+  return 1
 end
 
 -- field, value, ... -> 1 when the hash did not exist and was written, else 0
@@ -358,29 +361,29 @@ local function edges(keys, args)
   return young
 end
 
-redis.register_function('xianxiao_1_measure_add', measure_add)
-redis.register_function('xianxiao_1_measure_remove', measure_remove)
-redis.register_function('xianxiao_1_measure_exempt', measure_exempt)
-redis.register_function('xianxiao_1_key_put', key_put)
-redis.register_function('xianxiao_1_journal_append', journal_append)
-redis.register_function('xianxiao_1_importer_take', importer_take)
-redis.register_function('xianxiao_1_importer_renew', importer_renew)
-redis.register_function('xianxiao_1_importer_release', importer_release)
-redis.register_function('xianxiao_1_importer_advance', importer_advance)
-redis.register_function('xianxiao_1_switch', switch)
-redis.register_function('xianxiao_1_worker_report', worker_report)
-redis.register_function('xianxiao_1_workers', workers)
-redis.register_function('xianxiao_1_create', create)
-redis.register_function('xianxiao_1_replace', replace)
-redis.register_function('xianxiao_1_publish', publish)
-redis.register_function('xianxiao_1_keep', keep)
-redis.register_function('xianxiao_1_writing', writing)
-redis.register_function('xianxiao_1_abandoned', abandoned)
-redis.register_function('xianxiao_1_claim', claim)
-redis.register_function('xianxiao_1_edge_report', edge_report)
-redis.register_function('xianxiao_1_edges', edges)
+redis.register_function('xianxiao_2_measure_add', measure_add)
+redis.register_function('xianxiao_2_measure_remove', measure_remove)
+redis.register_function('xianxiao_2_measure_exempt', measure_exempt)
+redis.register_function('xianxiao_2_key_put', key_put)
+redis.register_function('xianxiao_2_journal_append', journal_append)
+redis.register_function('xianxiao_2_importer_take', importer_take)
+redis.register_function('xianxiao_2_importer_renew', importer_renew)
+redis.register_function('xianxiao_2_importer_release', importer_release)
+redis.register_function('xianxiao_2_importer_advance', importer_advance)
+redis.register_function('xianxiao_2_switch', switch)
+redis.register_function('xianxiao_2_worker_report', worker_report)
+redis.register_function('xianxiao_2_workers', workers)
+redis.register_function('xianxiao_2_create', create)
+redis.register_function('xianxiao_2_replace', replace)
+redis.register_function('xianxiao_2_publish', publish)
+redis.register_function('xianxiao_2_keep', keep)
+redis.register_function('xianxiao_2_writing', writing)
+redis.register_function('xianxiao_2_abandoned', abandoned)
+redis.register_function('xianxiao_2_claim', claim)
+redis.register_function('xianxiao_2_edge_report', edge_report)
+redis.register_function('xianxiao_2_edges', edges)
 redis.register_function({
-  function_name = 'xianxiao_1_active_keys',
+  function_name = 'xianxiao_2_active_keys',
   callback = active_keys,
   flags = { 'no-writes', 'allow-cross-slot-keys' },
 })

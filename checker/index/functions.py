@@ -6,7 +6,7 @@ from typing import Final
 
 from checker.index.node import pack
 
-LIBRARY: Final = "xianxiao_1"
+LIBRARY: Final = "xianxiao_2"
 
 
 def _function(name: str) -> bytes:

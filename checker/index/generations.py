@@ -1,8 +1,9 @@
 """A full reload: a new generation beside the old one, then one switch of the pointer that everybody follows.
 
 `NS:gen` names the generation that serves, one being loaded and one being retired. The importer, under its lease, loads
-the new one, switches, and deletes the old one when every worker reports the new one in `NS:workers`. A worker's report
-counts for WORKER_TTL_S; one that could not report for WORKER_TRUST_S trusts nothing it reads.
+the new one, switches, and deletes the old one when every worker reports the new one in `NS:workers`; as long as none
+does, somebody who never reports may be reading, and the old one stays. A worker's report counts for WORKER_TTL_S and is
+renewed each WORKER_REPORT_S; one that could not report for WORKER_TRUST_S trusts nothing it reads.
 """
 
 import os
@@ -20,6 +21,7 @@ from checker.index.store import Store
 
 WORKER_TTL_S: Final = 30.0
 WORKER_TRUST_S: Final = WORKER_TTL_S - 5.0
+WORKER_REPORT_S: Final = 5.0
 SETTLE_S: Final = 1.0
 
 
@@ -79,6 +81,12 @@ async def switch(store: Store, number: int) -> None:
         raise IndexRefused(f"generation {number} is not the one being loaded: load it first, with new_generation")
 
 
+async def discarded(store: Store) -> None:
+    """Forget the generation being loaded."""
+    name = store.name("gen")
+    await store.one(name, pack((b"HDEL", name, b"loading")))
+
+
 async def retired(store: Store) -> None:
     """Forget the generation that was retired."""
     name = store.name("gen")
@@ -102,6 +110,12 @@ async def report(store: Store, worker_id: str, number: int) -> None:
     lives = str(int(WORKER_TTL_S * 1000)).encode()
     packed = functions.call(functions.WORKER_REPORT, name, worker_id.encode(), str(number).encode(), lives)
     await store.one(name, packed)
+
+
+async def leave(store: Store, worker_id: str) -> None:
+    """Forget a worker that has ended."""
+    name = store.name("workers")
+    await store.one(name, pack((b"HDEL", name, worker_id.encode())))
 
 
 async def read_by_workers(store: Store) -> list[int]:

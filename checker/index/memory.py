@@ -223,6 +223,22 @@ class MemoryIndex:
     def _wrote(self) -> None:
         """After each single write."""
 
+    @property
+    def generation(self) -> int:
+        return 1
+
+    async def reapply(self, changes: Sequence[Change]) -> None:
+        await self.apply(changes)
+
+    async def retire(self) -> bool:
+        return True
+
+    async def report(self, worker_id: str) -> None:
+        self._must_be_open()  # there is one generation
+
+    async def leave(self, worker_id: str) -> None:
+        self._must_be_open()
+
     async def head(self) -> Head:
         self._must_be_open()
         return self._store.head
@@ -353,5 +369,5 @@ class _MemoryLease:
             raise lease_lost()
         stored = self._store.head
         if head.feed_sequence < stored.feed_sequence:
-            head = stored._replace(gap_since_ms=head.gap_since_ms)
+            head = stored._replace(gap_since_ms=head.gap_since_ms, seen_up_to=head.seen_up_to)
         self._store.head = head

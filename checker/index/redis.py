@@ -113,6 +113,7 @@ class RedisIndex:
         self._retiring: Generation | None = None
         self._before_switch = 0  # the generation this worker read before, and since when it reads the present one
         self._switched_at = float("-inf")
+        self._reported = 0  # the generation last reported, and when; None: this is no worker
         self._reported_at: float | None = None
         self._readers: dict[Node, Reader] = {}
         self._reconciled: frozenset[str] = frozenset()
@@ -310,6 +311,11 @@ class RedisIndex:
             await self.write_generation(self._retiring, [c for c in changes if not isinstance(c, Addition)])
         return applied
 
+    async def reapply(self, changes: Sequence[Change]) -> None:
+        await self.write_generation(self._current(), changes)
+        if self._retiring is not None:
+            await self.write_generation(self._retiring, [c for c in changes if not isinstance(c, Addition)])
+
     async def write_generation(self, generation: Generation, changes: Sequence[Change]) -> list[Applied]:
         """The phases, in one generation; durable when it returns."""
         store, session = self._store, Session(self._write_step)
@@ -336,6 +342,14 @@ class RedisIndex:
 
     # Generations
 
+    @property
+    def generation(self) -> int:
+        return self._current().number
+
+    async def readers(self) -> int:
+        """How many workers have reported lately what they read."""
+        return len(await generations.read_by_workers(self._store))
+
     async def new_generation(self, base_seq: int) -> "Reload":
         """Begin a full reload beside the generation that serves: an empty one, to hold the court's state at `base_seq`.
 
@@ -356,6 +370,14 @@ class RedisIndex:
         self._loading = loading
         return Reload(self, loading)
 
+    async def discard(self) -> None:
+        """Delete the generation being loaded: its reload came to nothing. Only with the lease (IndexRefused)."""
+        await self._must_hold_lease()
+        if self._loading is not None:
+            await generations.discarded(self._store)
+            loading, self._loading = self._loading, None
+            await generations.delete(self._store, loading)
+
     async def switch(self, generation: int) -> None:
         """Let a loaded generation serve. IndexRefused if it is not the one being loaded, or another still retires.
 
@@ -371,12 +393,16 @@ class RedisIndex:
         await self._follow_pointer()
 
     async def retire(self) -> bool:
-        """Delete the old generation once every worker reports the new one. True when nothing is left to do."""
+        """Delete the old generation once every worker reports the new one. True when nothing is left to do.
+
+        False also as long as no worker reports at all: it cannot be told who reads.
+        """
         serving = self._current()
         await self._must_hold_lease()
         if self._retiring is None:
             return True
-        if any(number != serving.number for number in await generations.read_by_workers(self._store)):
+        reading = await generations.read_by_workers(self._store)
+        if not reading or any(number != serving.number for number in reading):
             return False
         await generations.delete(self._store, self._retiring)
         await generations.retired(self._store)
@@ -384,18 +410,24 @@ class RedisIndex:
         return True
 
     async def report(self, worker_id: str) -> None:
-        """Say which generation this worker reads, about each second; also follows a switch.
-
-        A worker that ever reported and then could not for nearly `generations.WORKER_TTL_S` answers no hits: the
-        generation it reads may be gone.
-        """
+        if self._reported_at is None:
+            self._reported_at = float("-inf")  # no hits before the first report, and none when the last is old
         await self._follow_pointer()
         now = time.monotonic()
         # A look-up begun just before the switch may still be under way.
         settled = now - self._switched_at > generations.SETTLE_S
         number = self._current().number if settled else self._before_switch
+        if number == self._reported and now - self._reported_at < generations.WORKER_REPORT_S:
+            return
         await generations.report(self._store, worker_id, number)
-        self._reported_at = now
+        reading = self._current()
+        await self._follow_pointer()
+        if self._current() is reading:  # else it may have been retired before this report came
+            self._reported, self._reported_at = number, now
+
+    async def leave(self, worker_id: str) -> None:
+        self._reported, self._reported_at = 0, float("-inf")
+        await generations.leave(self._store, worker_id)
 
     async def _follow_pointer(self) -> None:
         current = self._current()
@@ -427,7 +459,7 @@ class RedisIndex:
         if not self._trusts_restarts and time.monotonic() - self._reconciled_asked_at > _RUNS_PAUSE_S:
             await self._load_reconciled()  # so that the first hit after a reconciliation is answered
         name = self._store.name("importer")
-        stored = await self._store.one(name, pack((b"HMGET", name, b"sequence", b"time", b"gap")))
+        stored = await self._store.one(name, pack((b"HMGET", name, b"sequence", b"time", b"gap", b"seen")))
         return Head(*(int(value or 0) for value in stored))
 
     @asynccontextmanager
@@ -477,6 +509,7 @@ class RedisIndex:
         return int(await self._store.one(name, pack((b"HGET", name, b"lifted"))) or 0)
 
     async def identity(self) -> tuple[str, ...]:
+        await self._follow_pointer()  # a scan of what was retired meanwhile is not whole
         generation = self._current().number
         await self._routing.refresh()
         slots = f"slots {self._routing.version}"
@@ -499,6 +532,7 @@ class RedisIndex:
         return _entry_number(newest[0][0]) if newest else 0
 
     async def journal_read(self, position: Position, block_s: float) -> JournalPage:
+        await self._follow_pointer()  # whoever follows a journal is to hear of another one
         generation = self._current()
         if await self._journal_id(generation) != position.journal_id:
             return JournalPage([], await self.journal_end(), reset=True)

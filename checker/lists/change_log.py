@@ -232,7 +232,7 @@ class ChangeLog:
         """Apply every change again; the number of changes. Harmless to a store that lost nothing."""
         count = 0
         for batch in self.changes():
-            await index.apply(batch)
+            await index.reapply(batch)
             count += len(batch)
         return count
 

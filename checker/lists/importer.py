@@ -61,7 +61,7 @@ from checker.lists.manifest import FeedRefused, Manifest
 from checker.lists.rejects import Reject, RejectsFiles
 
 CHANGE_LOG: Final = "changes.log"
-"""The change log's name in the state directory."""
+"""The change log's name in the state directory, until a full reload begins another."""
 
 _CHUNK: Final = 1 << 17
 """Bytes read, and so parsed, between two turns of the event loop: the store works on what overtakes meanwhile."""
@@ -70,6 +70,11 @@ _SPOOL_IN_MEMORY: Final = 64 << 20
 _IN_FLIGHT: Final = 3  # batches: the store works on two while one is packed
 _PEEKED_LINES: Final = 1_000
 _SPOOLED: Final = struct.Struct(">QII")  # sequence, document keys, length of the encoded addition
+
+
+def change_log_in(state: Path, generation: int) -> Path:
+    """Where the change log of a generation of the index lies."""
+    return state / (CHANGE_LOG if generation == 1 else f"changes-{generation}.log")
 
 
 def _now_ms() -> int:
@@ -115,16 +120,18 @@ class Summary:
     last_sequence: int = 0
     feed_sequence: int = 0
     first_missing: int = 0  # 0: no gap
+    seen_up_to: int = 0  # the highest sequence seen behind the gap, now or earlier
     began_at: int = 0  # the sequence an empty index began with
     keys: int = 0
     seconds: float = 0.0
+    old_kept: bool = False  # after a reload: the generation that served before could not be deleted yet
     replayed: int = 0  # changes applied again from the change log, because the store had lost its certainty
     rejects_files: list[Path] = field(default_factory=list)
     manifests: list[tuple[Path, Manifest | None]] = field(default_factory=list)
 
     @property
     def frozen(self) -> int:
-        """Additions beyond the gap."""
+        """Additions of these files beyond the gap."""
         return sum(outcomes["frozen"] for outcomes in self.counts.values())
 
     @property
@@ -143,10 +150,12 @@ class Summary:
             "last_sequence": self.last_sequence,
             "feed_sequence": self.feed_sequence,
             "first_missing": self.first_missing,
+            "seen_up_to": self.seen_up_to,
             "frozen": self.frozen,
             "began_at": self.began_at,
             "keys": self.keys,
             "replayed": self.replayed,
+            "old_kept": self.old_kept,
             "seconds": round(self.seconds, 3),
             "keys_per_second": round(self.keys / self.seconds) if self.seconds else 0,
             "manifests": [
@@ -184,8 +193,14 @@ class Summary:
             lines.append(f"see {', '.join(map(str, self.rejects_files))}; have the court correct and send them again")
         if self.first_missing:
             lines.append(
-                f"sequence {self.first_missing} is missing: {self.frozen:,} additions behind it are frozen, removals "
-                "and exemptions were applied. Get the missing lines and import them together with these files"
+                f"sequence {self.first_missing} is missing, up to {self.seen_up_to} were seen: {self.frozen:,} "
+                "additions of these files are frozen behind it, removals and exemptions were applied. Get the missing "
+                f"lines and import them, together with every file that has lines from there to {self.seen_up_to}"
+            )
+        if self.old_kept:
+            lines.append(
+                "the new generation serves; the old one is kept until every worker reports that it reads the new one: "
+                "the next import looks again"
             )
         lines.append(f"the feed is known up to sequence {self.feed_sequence}")
         return "\n".join(lines)
@@ -199,7 +214,9 @@ class _Line(NamedTuple):
     raw: bytes | None
 
 
-class _Feed(NamedTuple):
+class Feed(NamedTuple):
+    """A feed file and what its manifest says."""
+
     path: Path
     size: int
     manifest: Manifest | None
@@ -293,20 +310,34 @@ async def import_feeds(
     if not paths:
         raise UsageError("name at least one feed file to import")
     started = time.perf_counter()
-    feeds = await asyncio.to_thread(_verified, paths, options)
+    feeds = await asyncio.to_thread(verified, paths, options)
     faults.point("importer.verified")
-    index_key = IndexKey(key.key_id, key.check_value)
     async with index.lease(options.holder) as lease:
-        with ExitStack() as stack:
-            stack.enter_context(_rare_collections())
-            log = None
-            if options.state_dir is not None:
-                log = stack.enter_context(ChangeLog(options.state_dir / CHANGE_LOG, index_key))
-            rejects = stack.enter_context(closing(RejectsFiles([each.path for each in feeds], options.rejects)))
-            work = _Import(index, lease, key, options, log, rejects, progress, sum(each.size for each in feeds))
-            summary = await work.run(feeds)
+        summary = await load(index, lease, key, feeds, options, index.generation, progress)
+        await index.retire()  # what a full reload has left behind, if it could not wait
     summary.seconds = time.perf_counter() - started
     return summary
+
+
+async def load(
+    index: ExactIndex,
+    lease: Lease,
+    key: DigestKey,
+    feeds: list[Feed],
+    options: ImportOptions,
+    generation: int,
+    progress: Progress | None,
+) -> Summary:
+    """`import_feeds` of feeds that were `verified`, holding the lease, with the change log of this generation."""
+    with ExitStack() as stack:
+        stack.enter_context(_rare_collections())
+        log = None
+        if options.state_dir is not None:
+            path = change_log_in(options.state_dir, generation)
+            log = stack.enter_context(ChangeLog(path, IndexKey(key.key_id, key.check_value)))
+        rejects = stack.enter_context(closing(RejectsFiles([each.path for each in feeds], options.rejects)))
+        work = _Import(index, lease, key, options, log, rejects, progress, sum(each.size for each in feeds))
+        return await work.run(feeds)
 
 
 @contextmanager
@@ -331,14 +362,14 @@ async def reconcile(index: ExactIndex, log: ChangeLog | None, head: Head) -> int
     if log is None or (log.fresh and head.feed_sequence > 0):
         raise IndexRefused(
             f"{', '.join(doubtful)} restarted and may have lost changes, and the change log here does not know them: "
-            "run the import with the --state-dir used so far, or import the court's full feed into a new index"
+            "run the import with the --state-dir used so far, or reload the court's complete feed with --reload"
         )
     replayed = await log.replay(index)
     await index.mark_reconciled()
     return replayed
 
 
-def _verified(paths: Sequence[Path], options: ImportOptions) -> list[_Feed]:
+def verified(paths: Sequence[Path], options: ImportOptions) -> list[Feed]:
     """All feeds, their manifests checked, in the order of their first sequence."""
     feeds = []
     for path in paths:
@@ -351,7 +382,7 @@ def _verified(paths: Sequence[Path], options: ImportOptions) -> list[_Feed]:
             raise UsageError(f"{path}: {error.strerror}") from None
         if sent is not None and first is not None and not sent.first_sequence <= first <= sent.last_sequence:
             raise FeedRefused(f"{path}: begins outside the sequences its manifest names; ask the court")
-        feeds.append((first is None, first or 0, _Feed(path, size, sent)))
+        feeds.append((first is None, first or 0, Feed(path, size, sent)))
     feeds.sort(key=lambda entry: entry[:2])
     return [each for _, _, each in feeds]
 
@@ -436,7 +467,7 @@ class _Import:
         self._aside: list[bytes] = []  # of the spool, what the lines in hand gave
         self._summary = Summary()
 
-    async def run(self, feeds: list[_Feed]) -> Summary:
+    async def run(self, feeds: list[Feed]) -> Summary:
         summary = self._summary
         with self._spool:
             head = await self._index.head()
@@ -465,7 +496,7 @@ class _Import:
 
     # ------------------------------------------------------------------------------------------------ first pass
 
-    async def _first_pass(self, each: _Feed) -> None:
+    async def _first_pass(self, each: Feed) -> None:
         sent = each.manifest
         if sent is not None:
             self._previous, self._unreadable = sent.first_sequence - 1, 0
@@ -633,22 +664,23 @@ class _Import:
             start = sequences.lowest - 1
             summary.began_at = sequences.lowest
         last = sequences.whole_up_to(start)
-        gap = sequences.highest > last
-        if gap:
-            summary.first_missing = last + 1
+        seen = max(sequences.highest, head.seen_up_to)  # in earlier imports too: what was frozen then still waits
+        gap = seen > last
         gap_since_ms = head.gap_since_ms or (self._now_ms if gap else 0)
         if gap:
+            summary.first_missing, summary.seen_up_to = last + 1, seen
             # Before anything else: from here on the grace period of hits runs, whatever happens to this process.
-            await self._lease.advance(head._replace(gap_since_ms=gap_since_ms))
+            await self._lease.advance(head._replace(gap_since_ms=gap_since_ms, seen_up_to=seen))
         in_flight: deque[tuple[asyncio.Task[list[Applied]], _Batch]] = deque()
         try:
+            known = head._replace(gap_since_ms=gap_since_ms, seen_up_to=seen if gap_since_ms else 0)
             for batch in self._batches(last):
                 self._begin()
                 in_flight.append((asyncio.create_task(self._index.apply(batch.changes)), batch))
                 if len(in_flight) == _IN_FLIGHT:
-                    await self._acknowledge(*in_flight.popleft(), head, gap_since_ms)
+                    await self._acknowledge(*in_flight.popleft(), known)
             while in_flight:
-                await self._acknowledge(*in_flight.popleft(), head, gap_since_ms)
+                await self._acknowledge(*in_flight.popleft(), known)
         finally:
             for task, _ in in_flight:
                 task.cancel()
@@ -660,7 +692,9 @@ class _Import:
             faults.point("importer.canary-applied")
         if last > head.feed_sequence and sequences.highest:
             time_ms = min(sequences.time_at(last), self._now_ms) or head.feed_time_ms
-            await self._lease.advance(Head(last, time_ms, gap_since_ms if gap else 0))
+            await self._lease.advance(Head(last, time_ms, gap_since_ms, seen) if gap else Head(last, time_ms, 0))
+        elif head.seen_up_to and not gap:  # an import ended between its last batch and the line above
+            await self._lease.advance(head._replace(gap_since_ms=0, seen_up_to=0))
         faults.point("importer.head-advanced")
         self._progress(2 * self._size, 2 * self._size)
 
@@ -691,10 +725,8 @@ class _Import:
             batch.share = 1.0
             yield batch
 
-    async def _acknowledge(
-        self, task: "asyncio.Task[list[Applied]]", batch: "_Batch", head: Head, gap_since_ms: int
-    ) -> None:
-        """Index, then change log, then head: the order in which a crash loses nothing."""
+    async def _acknowledge(self, task: "asyncio.Task[list[Applied]]", batch: "_Batch", head: Head) -> None:
+        """Index, then change log, then head: the order in which a crash loses nothing. `head`: before the import."""
         verdicts = await task
         faults.point("importer.batch-applied")
         if self._log is not None:
@@ -711,7 +743,7 @@ class _Import:
         # Out of order, a later batch may hold an earlier sequence: then the head moves only at the very end.
         if self._ascending and batch.sequence > head.feed_sequence:
             time_ms = min(self._sequences.time_at(batch.sequence), self._now_ms)
-            await self._lease.advance(Head(batch.sequence, time_ms, gap_since_ms))
+            await self._lease.advance(head._replace(feed_sequence=batch.sequence, feed_time_ms=time_ms))
             faults.point("importer.batch-acknowledged")
         self._progress(self._size + int(self._size * batch.share), 2 * self._size)
 

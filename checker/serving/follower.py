@@ -5,7 +5,8 @@ a newer filter file appears it catches that one up from the journal and swaps. T
 the feed is known. The head is believed only once the journal has been read as far as it reached when the head was asked
 for: a miss must never claim to know lines whose keys are still on their way to the overlay.
 
-What is read and heard is also handed to the hub, for the edges that watch this worker.
+What is read and heard is also handed to the hub, for the edges that watch this worker. And with every head the index is
+told which of its generations this worker reads: it keeps that one as long as anybody does.
 
 Neither ever empties the filter because a refresh failed: what is known stays in use, and answers say how old it is.
 Only a journal that no longer knows our position ends the filter's authority; until the keeper's next file is there,
@@ -16,6 +17,8 @@ would let the newly listed pass without a sign of it.
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 import time
 from pathlib import Path
 
@@ -30,6 +33,8 @@ from checker.serving.hub import Hub
 
 POLL_S = 0.5
 """Between two looks at the feed's head and at the filter file."""
+LEAVE_S = 1.0
+"""How long a store that does not answer may hold up a worker that stops."""
 _log = logging.getLogger("checker.follower")
 
 
@@ -42,6 +47,7 @@ class Follower:
         self._hub = hub
         self._key = key
         self._path = path
+        self._name = f"{socket.gethostname()} {os.getpid()} {os.urandom(4).hex()}"
         self._position: Position | None = None
         self._stamp: tuple[int, int] = (0, 0)  # inode and mtime of the file in use
         self._heads: tuple[Head, Position] | None = None  # a head, and the journal's end when it was read
@@ -54,6 +60,8 @@ class Follower:
         while not await self._reload():  # noqa: ASYNC110 - a file made by another process sets no event
             await asyncio.sleep(0.05)
         with contextlib.suppress(CheckerError):
+            await self._index.report(self._name)
+        with contextlib.suppress(CheckerError):
             await self._poll_head()
         self._tasks = [
             asyncio.create_task(self._follow_journal(), name="journal"),
@@ -61,10 +69,13 @@ class Follower:
         ]
 
     async def stop(self) -> None:
-        """Stop following."""
+        """Stop following, when nobody asks any more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(CheckerError, TimeoutError):  # else the report runs out by itself
+            async with asyncio.timeout(LEAVE_S):
+                await self._index.leave(self._name)
 
     async def _follow_journal(self) -> None:
         pause = 0.05
@@ -98,6 +109,7 @@ class Follower:
             await asyncio.sleep(POLL_S)
             try:
                 await self._poll_head()
+                await self._index.report(self._name)
             except Exception as error:  # noqa: BLE001 - see the module: the following goes on
                 _complain("head", error)
 

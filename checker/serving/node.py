@@ -1,8 +1,4 @@
-"""What the processes of `checker serve` are started with, and what each of them does.
-
-The parent only names the work: it is loaded where it is done. So the parent starts workers in half the time, and never
-holds what only they need (the store's client, NumPy, the servicers).
-"""
+"""What the processes of `checker serve` are started with."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from checker.config import Settings
 from checker.rpc.tls import TlsFiles
-from checker.rpc.workers import WorkerContext
 
 if TYPE_CHECKING:
     from checker.index.base import ExactIndex
@@ -40,17 +35,3 @@ def tls_files(settings: Settings) -> TlsFiles | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-
-
-def work(context: WorkerContext) -> None:
-    """A worker's whole life."""
-    from checker.serving import worker
-
-    worker.work(context)
-
-
-def accompany(context: WorkerContext) -> None:
-    """The companion's whole life: ready once a filter file is there."""
-    from checker.serving import worker
-
-    worker.accompany(context)

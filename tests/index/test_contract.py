@@ -344,6 +344,25 @@ async def test_lease_moves_the_head(index: ExactIndex, make_index: MakeIndex) ->
     assert await other.head() == Head(10, 1_000, 77)
 
 
+async def test_a_gap_is_kept_until_its_importer_ends_it(index: ExactIndex, make_index: MakeIndex) -> None:
+    """The next importer knows what was seen behind a gap, though the feed is known further: the gap is still open."""
+    heads = [Head(2, 200, 77, 8), Head(4, 400, 77, 8), Head(6, 600, 77, 9), Head(9, 900, 0)]
+    for head in heads:
+        next_one = make_index()
+        await next_one.open(KEY, create=False)
+        async with next_one.lease("an importer") as lease:
+            await lease.advance(head)
+        assert await index.head() == head
+        async with next_one.lease("an importer") as lease:  # an older head: what it says of the gap counts
+            await lease.advance(head._replace(feed_sequence=1, feed_time_ms=1))
+        assert await index.head() == head
+    async with index.lease("the last one") as lease:
+        pass
+    with pytest.raises(IndexRefused):
+        await lease.advance(Head(9, 900, 88, 20))
+    assert await index.head() == heads[-1]
+
+
 async def test_second_importer_is_refused_by_name(index: ExactIndex, make_index: MakeIndex) -> None:
     """While one importer holds the lease a second is refused with the holder's name; afterwards it is let in."""
     other = make_index()

@@ -10,7 +10,9 @@ from checker.core.measure import State
 from checker.errors import IndexRefused
 from checker.index import generations
 from checker.index.base import Applied, Head
+from checker.index.node import pack
 from checker.index.redis import RedisIndex
+from checker.index.store import Store
 from checker.index.urls import open_index
 from tests.index.builders import KEY, a_removal, an_addition, an_exemption, digest
 from tests.index.servers import ClusterServers, Server
@@ -54,6 +56,12 @@ async def worker(url: str, importer: RedisIndex) -> AsyncIterator[RedisIndex]:
     await index.open(KEY, create=False)
     yield index
     await index.close()
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No look-up is ever under way when a worker switches."""
+    monkeypatch.setattr(generations, "SETTLE_S", 0.0)
 
 
 async def bars(index: RedisIndex, number: int) -> list[str] | None:
@@ -125,8 +133,11 @@ async def test_importer_that_starts_anew_goes_on(importer: RedisIndex, url: str)
         await second.switch(reload.number)
         assert await bars(second, 1) == []
         assert await bars(second, 2) == ["M2"]
-        # Nobody else reads: the old one goes at once.
+        reader = client(url)
+        await reader.open(KEY, create=False)
+        await reader.report("a worker")
         assert await second.retire()
+        await reader.close()
     await second.close()
 
 
@@ -166,7 +177,7 @@ async def test_worker_that_lost_touch_answers_nothing(worker: RedisIndex, import
 
 
 async def test_worker_that_is_gone_holds_nothing_up(
-    importer: RedisIndex, worker: RedisIndex, monkeypatch: pytest.MonkeyPatch
+    importer: RedisIndex, worker: RedisIndex, settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker's report runs out: one that died does not keep an old generation for ever."""
     monkeypatch.setattr(generations, "WORKER_TTL_S", 0.2)
@@ -176,4 +187,79 @@ async def test_worker_that_is_gone_holds_nothing_up(
         await importer.switch(reload.number)
         assert not await importer.retire()
         await asyncio.sleep(0.25)
+        await importer.report("alive")
         assert await importer.retire()
+
+
+async def test_as_long_as_nobody_reports_the_old_one_stays(
+    importer: RedisIndex, worker: RedisIndex, settled: None
+) -> None:
+    """Who has not reported yet, or never does, may be reading it: it goes when all report the new one."""
+    await importer.apply([an_addition(1, "M1", 1)])
+    async with importer.lease("importer"):
+        reload = await importer.new_generation(1)
+        await importer.switch(reload.number)
+        assert not await importer.retire()
+        assert await bars(worker, 1) == ["M1"]
+        await importer.report("another")
+        await worker.report("w1")
+        assert await importer.retire()
+
+
+async def test_a_worker_that_left_is_not_waited_for(importer: RedisIndex, worker: RedisIndex, settled: None) -> None:
+    """It gave its report back, and what it is asked afterwards it does not answer."""
+    await importer.apply([an_addition(1, "M1", 1)])
+    async with importer.lease("importer"):
+        await worker.report("w1")
+        await importer.switch((await importer.new_generation(1)).number)
+        await importer.report("another")
+        assert not await importer.retire()
+        await worker.leave("w1")
+        assert await importer.retire()
+    assert await bars(worker, 1) is None
+
+
+async def test_a_worker_answers_only_from_what_is_kept_for_it(
+    importer: RedisIndex, worker: RedisIndex, settled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that starts while its generation is switched away and deleted answers nothing before it reads the new one."""
+    await importer.apply([an_addition(1, "M1", 1)])
+    reports = generations.report
+
+    async def late(*report: object) -> None:
+        monkeypatch.setattr(generations, "report", reports)
+        async with importer.lease("importer"):
+            reload = await importer.new_generation(1)
+            await reload.apply([an_addition(1, "M1", 1)])
+            await importer.switch(reload.number)
+            await importer.report("another")
+            assert await importer.retire()
+        await reports(*report)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generations, "report", late)
+    await worker.report("w1")
+    assert await bars(worker, 1) is None
+    await worker.report("w1")
+    assert await bars(worker, 1) == ["M1"]
+
+
+async def test_reports_are_few_and_those_of_the_dead_are_forgotten(
+    importer: RedisIndex, worker: RedisIndex, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that still counts is not written again; a worker that starts finds room, whoever was killed before."""
+    calls: list[str] = []
+    reports = generations.report
+
+    async def counted(store: Store, worker_id: str, number: int) -> None:
+        calls.append(worker_id)
+        await reports(store, worker_id, number)
+
+    monkeypatch.setattr(generations, "report", counted)
+    monkeypatch.setattr(generations, "WORKER_TTL_S", 0.1)
+    for _ in range(10):
+        await worker.report("killed")
+    assert calls == ["killed"]
+    await asyncio.sleep(0.15)
+    await importer.report("w2")
+    name = worker._store.name("workers")
+    assert await worker._store.one(name, pack((b"HKEYS", name))) == [b"w2"]

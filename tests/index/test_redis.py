@@ -15,6 +15,7 @@ import pytest
 from checker import faults
 from checker.core.measure import Change
 from checker.errors import IndexRefused, IndexUnavailable, UsageError
+from checker.index import functions
 from checker.index.base import Applied, ExactIndex, Head, Position
 from checker.index.reading import IDENTITY_AGE_S, NEVER_PROMOTED
 from checker.index.redis import RedisIndex
@@ -80,6 +81,26 @@ async def timed(index: ExactIndex, times: int) -> list[float]:
         assert await read(index, timeout_s=0.05) is None
         took.append(time.perf_counter() - started)
     return took
+
+
+# Round trips
+
+
+def pipelines(server: Server) -> int:
+    """How many pipelines of look-ups a server has answered: each begins with one ROLE."""
+    return int(server.command("INFO", "commandstats").get("cmdstat_role", {}).get("calls", 0))
+
+
+async def test_look_ups_of_one_tick_share_one_round_trip(own: Server) -> None:
+    """A hundred look-ups asked for together cost the server one pipeline; one after another, one each."""
+    async with opened(own, read_timeout_s=5.0) as index:
+        await index.apply([an_addition(number, f"M{number}", number) for number in range(1, 51)])
+        wanted = [[f"M{number}"] if number <= 50 else [] for number in range(1, 101)]
+        before = pipelines(own)
+        assert await asyncio.gather(*(read(index, digest(number)) for number in range(1, 101))) == wanted
+        together = pipelines(own)
+        assert [await read(index, digest(number)) for number in range(1, 101)] == wanted
+        assert (together - before, pipelines(own) - together) == (1, 100)
 
 
 # Sick servers
@@ -273,7 +294,8 @@ async def test_functions_flushed(own: Server) -> None:
 
 async def test_older_functions_are_replaced(own: Server) -> None:
     """A library of the same name with other code is replaced at open."""
-    old = "#!lua name=xianxiao_1\nredis.register_function('xianxiao_1_key_put', function() return 0 end)"
+    put = functions.KEY_PUT.decode()
+    old = f"#!lua name={functions.LIBRARY}\nredis.register_function('{put}', function() return 0 end)"
     own.command("FUNCTION", "LOAD", old)
     async with opened(own) as index:
         assert await index.apply([an_addition(1, "M1", 1)]) == [Applied.APPLIED]
@@ -486,7 +508,7 @@ def dump(server: Server) -> dict[bytes, dict[bytes, bytes]]:
     with server.client() as client:
         names = [name for name in client.scan_iter("xx:1:*", count=1000) if client.type(name) == b"hash"]
         held = {name: client.hgetall(name) for name in names if name != b"xx:1:info"}
-        held[b"head"] = {b"head": b" ".join(client.hmget("xx:importer", "sequence", "time", "gap"))}
+        held[b"head"] = {b"head": b" ".join(client.hmget("xx:importer", "sequence", "time", "gap", "seen"))}
         return held
 
 

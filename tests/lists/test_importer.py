@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from checker import faults
 from checker.core.decision import Outcome, Reason
 from checker.core.feed import HELP, MAX_LINE_BYTES, Cause
 from checker.core.freshness import AsOf, Limits
@@ -196,7 +197,7 @@ async def test_beyond_a_gap_additions_freeze_and_the_rest_applies(index: MemoryI
     assert "sequence 3 is missing" in summary.text()
     assert [await is_active(index, serial) for serial in (1, 2, 4)] == [False, True, False]
     assert (await measures(index, 2))[0].exemptions
-    assert await index.head() == Head(2, MARCH_2 + 2_000, NOW_MS)
+    assert await index.head() == Head(2, MARCH_2 + 2_000, NOW_MS, 6)
 
     # Seen again an hour later, the gap is as old as it was.
     await run(index, tmp_path, later, clock=lambda: NOW_MS + 3_600_000)
@@ -211,6 +212,50 @@ async def test_beyond_a_gap_additions_freeze_and_the_rest_applies(index: MemoryI
     assert summary.exit_code == 0
     assert [await is_active(index, serial) for serial in (1, 2, 3, 4)] == [False, True, True, True]
     assert ((await index.head()).feed_sequence, (await index.head()).gap_since_ms) == (6, 0)
+
+
+async def test_a_gap_filled_in_part_stays_open(index: MemoryIndex, tmp_path: Path) -> None:
+    """It ends when all that was ever seen is known: not with part of what is missing, nor while frozen lines wait."""
+    await run(index, tmp_path, write(tmp_path / "1-2", [add(1, "M1", 1), add(2, "M2", 2)]))
+    await run(index, tmp_path, write(tmp_path / "7-8", [add(7, "M7", 7), heartbeat(8)]))
+
+    parts: tuple[tuple[list[dict[str, Any]], int], ...]
+    parts = (([add(3, "M3", 3), heartbeat(4)], 4), ([remove(5, "M1"), heartbeat(6)], 6), ([], 6))
+    for place, (part, known) in enumerate(parts):
+        later = NOW_MS + (place + 1) * 60_000
+        summary = await run(index, tmp_path, write(tmp_path / f"{place}", part), clock=lambda now=later: now)
+        assert (summary.exit_code, summary.first_missing, summary.seen_up_to, summary.frozen) == (1, known + 1, 8, 0)
+        assert f"sequence {known + 1} is missing, up to 8 were seen" in summary.text()
+        head = await index.head()
+        assert (head.feed_sequence, head.gap_since_ms, head.seen_up_to) == (known, NOW_MS, 8)
+    assert [await is_active(index, serial) for serial in (1, 2, 3, 7)] == [False, True, True, False]
+
+    summary = await run(index, tmp_path, tmp_path / "7-8")
+    assert (summary.exit_code, summary.first_missing) == (0, 0)
+    assert await index.head() == Head(8, MARCH_2 + 12 * 3_600_000, 0)
+    assert await is_active(index, 7)
+
+
+async def test_an_import_killed_as_it_closed_a_gap_leaves_none(
+    index: MemoryIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last lines acknowledged, the gap not yet: running it again closes the gap."""
+    late = write(tmp_path / "3", [add(3, "M3", 3)])
+    await run(index, tmp_path, write(tmp_path / "1", [add(1, "M1", 1)]))
+    await run(index, tmp_path, late)
+    missing = write(tmp_path / "2", [add(2, "M2", 2)])
+
+    def dies(name: str) -> None:
+        if name == "importer.batch-acknowledged":
+            raise RuntimeError(name)
+
+    monkeypatch.setattr(faults, "point", dies)
+    with pytest.raises(RuntimeError):
+        await run(index, tmp_path, missing, late)
+    assert ((await index.head()).feed_sequence, (await index.head()).gap_since_ms) == (3, NOW_MS)
+    monkeypatch.undo()
+    assert (await run(index, tmp_path, missing, late)).exit_code == 0
+    assert await index.head() == Head(3, MARCH_2 + 3_000, 0)
 
 
 async def test_an_empty_index_begins_where_the_feed_does(index: MemoryIndex, tmp_path: Path) -> None:

@@ -226,10 +226,9 @@ class EdgeMachine(RuleBasedStateMachine):
         while head + 1 in sent:
             head += 1
         assert summary.feed_sequence == head
-        if max(sent) > head:
-            gap_since_ms = gap_since_ms or now_ms
-        elif head > self.feed.head:
-            gap_since_ms = 0
+        seen = max(self.sent.union(sent))
+        assert summary.first_missing == (head + 1 if seen > head else 0)
+        gap_since_ms = (gap_since_ms or now_ms) if seen > head else 0
         time_ms = int(datetime.fromisoformat(self.court[head]["time"]).timestamp() * 1000)
         self.feed = Feed(head, time_ms, gap_since_ms)
         self.sent.update(sent)

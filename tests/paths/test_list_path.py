@@ -217,3 +217,30 @@ async def test_a_killed_removal_is_finished_by_running_it_again(stand: Stand) ->
             assert (await aside(importing, stand, lift)).code == 0
             lifted = await caller.ask(flight(person.number))
             assert (lifted.outcome, lifted.reason) == ("ALLOWED", "NOT_IN_FORCE")
+
+
+def test_a_gap_filled_in_part_is_not_forgotten(stand: Stand) -> None:
+    """Until all that was ever seen is known, every import exits 1 and it and `checker status` name what is missing."""
+
+    def status() -> tuple[int, int, str]:
+        ran = stand.run("checker", "status", *stand.where, "--check")
+        told = json.loads(stand.run("checker", "status", *stand.where, "--json").out)["feed"]
+        assert bool(told["gap_seconds"]) == bool(told["first_missing"])
+        return ran.code, told["first_missing"], ran.out
+
+    def part(first: int, last: int) -> Path:
+        lines = [add(number, f"M{number}", resident_id(number)) for number in range(first, last + 1)]
+        return stand.feed(f"{first}-{last}.jsonl", *lines)
+
+    ahead = part(7, 8)
+    assert stand.import_(part(1, 2))["first_missing"] == 0
+    assert stand.import_(ahead, code=1)["first_missing"] == 3
+    for first, last in ((3, 4), (5, 6)):
+        ran = importing(stand, part(first, last))
+        assert (ran.code, f"sequence {last + 1} is missing, up to 8 were seen" in ran.out) == (1, True)
+        code, missing, said = status()
+        assert (code, missing) == (1, last + 1)
+        assert f"from sequence {last + 1} on" in said
+    assert stand.import_(ahead)["feed_sequence"] == 8
+    code, missing, said = status()
+    assert (code, missing, "missing" in said) == (0, 0, False)

@@ -83,6 +83,7 @@ class PathMachine(RuleBasedStateMachine):
         self.doubtful: list[tuple[int, ...]] = []  # what imports that died had sent
         self.files = 0
         self.died = False  # an import has, at any time
+        self.seen: set[int] = set()  # all that imports have seen which ended
 
     def make(self) -> ExactIndex:
         """An empty index."""
@@ -156,6 +157,11 @@ class PathMachine(RuleBasedStateMachine):
         assert summary.feed_sequence == self.head or (self.died and summary.feed_sequence > self.head)
         self.head = summary.feed_sequence  # an import that died may have gone further than it could say
         self.counted |= {one for one in sent if one <= self.head or self.court[one]["op"] != "add"}
+        self.seen.update(sent)
+        missing = self.head + 1 if max(self.seen) > self.head else 0
+        assert summary.first_missing == missing or (self.died and summary.first_missing == self.head + 1)
+        gap = self.runner.run(self.index.head()).gap_since_ms
+        assert bool(gap) == bool(summary.first_missing), "a gap is open as long as a line is missing before one seen"
 
     def _file(self, sequences: list[int]) -> Path:
         self.files += 1
