@@ -63,6 +63,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         action="store_true",
         help="with --reload: accept a list that is over 5%% shorter than the present",
     )
+    parser.add_argument(
+        "--ends-at",
+        type=int,
+        metavar="N",
+        help="the court confirms that it has sent no line behind sequence N: forget that an earlier import saw one",
+    )
     parser.add_argument("--rejects", type=Path, metavar="FILE", help="one rejects file for all feeds")
     parser.add_argument("--json", action="store_true", help="the summary as one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary when all went well")
@@ -111,6 +117,7 @@ async def _import(args: argparse.Namespace, url: str, keys: "KeyFile", progress:
         rejects=args.rejects,
         state_dir=state_dir(args),
         canary=True,
+        ends_at=args.ends_at,
     )
     key = keys.digest_key
     index = open_index(url)

@@ -19,7 +19,7 @@ from checker.index.planning import Generation
 from checker.index.reading import fields_of
 from checker.index.store import Store
 
-WORKER_TTL_S: Final = 30.0
+WORKER_TTL_S: Final = 60.0  # longer than a primary's fail-over: until then its healthy neighbours answer
 WORKER_TRUST_S: Final = WORKER_TTL_S - 5.0
 WORKER_REPORT_S: Final = 5.0
 SETTLE_S: Final = 1.0

@@ -92,7 +92,8 @@ class ImportOptions:
     `courts`: names and keys of the courts whose manifests are trusted. `rejects`: one file for all rejects, None for
     one beside each feed. `state_dir`: where the change log is kept; None only for an index that is lost with this
     process. `holder`: how a second importer names this one. `clock`: milliseconds since the epoch. `canary`: list the
-    canary key again at the end, so that edges can tell that what is imported reaches them.
+    canary key again at the end, so that edges can tell that what is imported reaches them. `ends_at`: the court's word
+    that it has sent no line behind this sequence; what was seen there was a mistake, and nothing waits for it.
     """
 
     require_manifest: bool = False
@@ -103,6 +104,18 @@ class ImportOptions:
     batch_keys: int = 2_000
     clock: Callable[[], int] = _now_ms
     canary: bool = False
+    ends_at: int | None = None
+
+    def believed(self, head: Head) -> Head:
+        """The head without what the court calls a mistake. Raises FeedRefused when the feed is known further."""
+        if self.ends_at is None:
+            return head
+        if self.ends_at < head.feed_sequence:
+            raise FeedRefused(
+                f"the feed cannot end at sequence {self.ends_at}: the index knows it up to {head.feed_sequence}; "
+                "nothing was imported"
+            )
+        return head._replace(seen_up_to=min(head.seen_up_to, self.ends_at))
 
 
 Progress = Callable[[int, int], None]
@@ -450,6 +463,7 @@ class _Import:
         self._done = 0
         self._batch_keys = options.batch_keys
         self._canary = options.canary
+        self._believed = options.believed
         self._now_ms = options.clock()
         self._today = yyyymmdd(self._now_ms)
         self._sequences = _Sequences()
@@ -470,7 +484,7 @@ class _Import:
     async def run(self, feeds: list[Feed]) -> Summary:
         summary = self._summary
         with self._spool:
-            head = await self._index.head()
+            head = self._believed(await self._index.head())
             summary.manifests = [(each.path, each.manifest) for each in feeds]
             summary.replayed = await reconcile(self._index, self._log, head)
             self._known = head.feed_sequence

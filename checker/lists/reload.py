@@ -61,7 +61,7 @@ async def reload_feeds(
                 "the generation that the last reload replaced is still there, for no worker or not every one reports "
                 "that it reads the new one: start the service, all nodes of this version, then reload again"
             )
-        head = await index.head()
+        head = options.believed(await index.head())
         doubtful = await index.primaries_unreconciled()  # what they may have lost is loaded anew
         identity = await index.identity()
         loading = await index.new_generation(head.feed_sequence)

@@ -236,6 +236,30 @@ async def test_a_gap_filled_in_part_stays_open(index: MemoryIndex, tmp_path: Pat
     assert await is_active(index, 7)
 
 
+async def test_the_courts_word_ends_a_gap_behind_which_there_is_nothing(index: MemoryIndex, tmp_path: Path) -> None:
+    """A line of a number that was a mistake keeps a gap open, until it is said that the feed ends before it. What was
+    rightly seen is still waited for, and nothing is forgotten that is known."""
+    await run(index, tmp_path, write(tmp_path / "1-2", [add(1, "M1", 1), heartbeat(2)]))
+    await run(index, tmp_path, write(tmp_path / "wrong", [heartbeat(900_000)]))
+    await run(index, tmp_path, write(tmp_path / "4", [add(4, "M4", 4)]))
+    third = write(tmp_path / "3", [add(3, "M3", 3)])
+    assert (await run(index, tmp_path, third)).first_missing == 4
+
+    with pytest.raises(FeedRefused, match="cannot end at sequence 2: the index knows it up to 3"):
+        await run(index, tmp_path, third, ends_at=2)
+    summary = await run(index, tmp_path, third, ends_at=4)
+    assert (summary.exit_code, summary.first_missing, summary.seen_up_to) == (1, 4, 4)
+    summary = await run(index, tmp_path, tmp_path / "4")
+    assert (summary.exit_code, summary.first_missing) == (0, 0)
+    assert (await index.head())[2:] == (0, 0)
+    assert await is_active(index, 4)
+
+    await run(index, tmp_path, tmp_path / "wrong")
+    assert (await index.head()).gap_since_ms
+    assert (await run(index, tmp_path, tmp_path / "4", ends_at=4)).exit_code == 0
+    assert (await index.head())[2:] == (0, 0)
+
+
 async def test_an_import_killed_as_it_closed_a_gap_leaves_none(
     index: MemoryIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
