@@ -161,7 +161,8 @@ def difference(figure: Figure, a: Sequence[float], b: Sequence[float]) -> Differ
 
 
 def _t(freedom: float) -> float:
-    return _T_975[min(len(_T_975), max(1, int(freedom))) - 1]
+    whole = int(freedom + 1e-9)  # of a side that does not spread it is a whole number, but for the last digits
+    return _T_975[min(len(_T_975), max(1, whole)) - 1]
 
 
 def wrong_answers(runs: Sequence[Run]) -> int:

@@ -257,7 +257,7 @@ async def test_a_centre_whose_manifest_is_refused_is_there(centre: ScriptedCentr
             centre.away = away
             wanted = pb.CentreState.Value(f"CENTRE_STATE_{state}")
             await eventually(lambda: edge.live.centre == wanted)  # noqa: B023 - called in this round
-        assert "manifest" in edge.live.alarms
+        await eventually(lambda: "manifest" in edge.live.alarms)
         assert edge.epoch == 0
 
 
