@@ -193,7 +193,7 @@ class Sync:
         self._watch_failures = 0
         self._address = random.randrange(len(centre.addresses))  # noqa: S311 - spreads load
         self._log_due = True
-        self._logged_s = 0.0
+        self._logged_ms = 0  # how young our knowledge is by the heartbeat that was last written down
         self._last_beat: tuple[Position, bytes] | None = None
         self._newest = (b"", 0)  # centre and epoch that the last heartbeat named
         # Whether the centre may have been restored since our snapshot: while it is out of sight, and until it has shown
@@ -733,10 +733,11 @@ class Sync:
     def _log_beat(self, held: _Held, raw: bytes) -> None:
         """Write down the heartbeat, at times; the whole log anew for another snapshot, or when it is too long."""
         self._last_beat = (held.position, raw)
-        now_s = asyncio.get_running_loop().time()
-        if not self._leads or now_s - self._logged_s < (0 if self._log_due else self._pace.log_beat):
+        known_ms = 0 if held.beat is None else held.beat.sent_ms - held.beat.silence_ms
+        # By what it says, not by when it came: the first heartbeat after catching up makes us younger by all of that.
+        if not self._leads or not (self._log_due or abs(known_ms - self._logged_ms) >= self._pace.log_beat * 1000):
             return
-        self._logged_s = now_s
+        self._logged_ms = known_ms
         log = self.store.log
         if not self._log_due and log.is_open:
             self._log(raw)

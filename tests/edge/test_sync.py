@@ -174,6 +174,27 @@ async def test_a_newer_epoch_is_taken_while_additions_go_on(centre: ScriptedCent
         await eventually(lambda: edge.live.view.as_of.snapshot_epoch == 5)
 
 
+async def test_what_is_written_down_is_no_older_than_what_is_known(centre: ScriptedCentre, tmp_path: Path) -> None:
+    """Heartbeats are written seldom. The first that says much more than the one on the disk is written at once: an edge
+    that had to catch up, killed and started without its centre, does not look as old as before."""
+    centre.silence_ms = 600_000
+    pace = QUICK._replace(log_beat=60.0)
+    async with serving(centre) as address, running(tmp_path, address, pace=pace) as edge:
+        await eventually(lambda: 500_000 < edge.live.lag_ms() < 700_000 and edge.store.log.is_open)
+        size = edge.store.log.size
+        centre.silence_ms = 0
+        await eventually(lambda: edge.live.lag_ms() < 60_000)
+        await eventually(lambda: edge.store.log.size > size)
+        size = edge.store.log.size
+        sent = centre.sent_bytes
+        await eventually(lambda: centre.sent_bytes > sent + 2_000)  # a dozen heartbeats
+        assert edge.store.log.size == size  # what says no more is not written
+        edge.sync._last_beat = None  # killed: nothing is written at the end
+        centre.away = True
+    async with running(tmp_path, address, wait_s=0.01) as edge:
+        assert edge.live.lag_ms() < 60_000
+
+
 # Downloads
 
 
