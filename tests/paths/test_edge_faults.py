@@ -127,9 +127,7 @@ async def test_a_centre_with_a_newer_epoch(house: House) -> None:
         before = witness.last.status.epoch
         added = await house.truth.add(importer, 50)
         await house.truth.lift(importer, *added[:25], *house.truth.listed()[:25])
-        published = await aside(house.stand.run, "checker", "build-snapshot", *house.stand.where, "--json")
-        assert published.code == 0, published
-        epoch = json.loads(published.out)["epoch"]
+        epoch = await aside(an_epoch, house.stand)
         assert epoch > before
         await aside(house.start)
         await witness.in_step(SOON)
@@ -149,19 +147,28 @@ def test_a_centre_restored_from_a_backup(tmp_path: Path) -> None:
         stand.close()
 
 
+def an_epoch(stand: Stand, *flags: str) -> int:
+    """Publish one by hand; its number."""
+    published = stand.run("checker", "build-snapshot", *flags, *stand.where, "--json")
+    assert published.code == 0, published
+    epoch: int = json.loads(published.out)["epoch"]
+    return epoch
+
+
 async def _restored(stand: Stand) -> None:
     house = House(stand)
     truth = house.truth
+    older = await aside(an_epoch, stand)  # the backup has one
     await aside(house.centre.kill)
     await aside(wait_for, "the end of the index", lambda: not stand.store())
     assert stand.embedded is not None
     backup = stand.folder / "backup"
     shutil.copytree(stand.embedded, backup)
-    published = await aside(stand.run, "checker", "build-snapshot", *stand.where)  # a second epoch
-    assert published.code == 0, published
+    epoch = await aside(an_epoch, stand)
+    assert epoch > older
     await aside(house.start)
     edge = await aside(house.edge_in_step)
-    assert edge.status().epoch == 2
+    assert edge.status().epoch == epoch
     lifted = truth.listed()[:10]
     async with importing(stand) as importer, Witness(edge.address, truth) as witness:
         lost = await truth.add(importer, 20)
@@ -181,13 +188,12 @@ async def _restored(stand: Stand) -> None:
         await witness.until("an alarm", lambda: "--new-centre-id" in " ".join(witness.last.status.alarms))
         await witness.rounds()
         await witness.until("another heartbeat", lambda: witness.last.began > back + 3)
-        assert witness.last.status.epoch == 2
+        assert witness.last.status.epoch == epoch
         assert witness.last.claim < back, "it believes a centre that has gone back"
     assert witness.wrong() == []
 
     await aside(house.centre.kill)
-    published = await aside(stand.run, "checker", "build-snapshot", "--new-centre-id", *stand.where)
-    assert published.code == 0, published
+    await aside(an_epoch, stand, "--new-centre-id")
     await aside(house.start)
     async with Witness(edge.address, truth) as witness, importing(stand) as importer:
         await witness.in_step()
