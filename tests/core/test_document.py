@@ -472,6 +472,12 @@ def test_numeric(code: str, expected: bool) -> None:
     assert countries.is_numeric(code) is expected
 
 
+def test_the_month_thirteen_printed_in_the_reference() -> None:
+    """The number of domain.md §3.2 whose check is right and whose month is 13 is refused for its date."""
+    number = "911124" + "198113030029"  # in two parts, as below
+    assert told(parse(DocumentType.FOREIGN_PERMANENT_RESIDENT_ID, number, "", TODAY)) == "BAD_DATE"
+
+
 def test_the_upgrade_printed_in_the_reference() -> None:
     """The 15-digit number of domain.md §3.2 becomes the one printed there, which is not the person of 1880."""
     upgraded = "440524" + "198001010013"  # in two parts: whole, it has the form of somebody's number
