@@ -307,12 +307,15 @@ class RedisIndex:
             base_seq = self._loading.base_seq
             late = [c for c in changes if not isinstance(c, Addition) or c.sequence > base_seq]
             await self.write_generation(self._loading, late)
-        if self._retiring is not None:
-            await self.write_generation(self._retiring, [c for c in changes if not isinstance(c, Addition)])
+        await self._write_retiring(changes)
         return applied
 
     async def reapply(self, changes: Sequence[Change]) -> None:
         await self.write_generation(self._current(), changes)
+        await self._write_retiring(changes)
+
+    async def _write_retiring(self, changes: Sequence[Change]) -> None:
+        """Whoever still reads the old generation is to know of removals and exemptions, too."""
         if self._retiring is not None:
             await self.write_generation(self._retiring, [c for c in changes if not isinstance(c, Addition)])
 

@@ -102,7 +102,7 @@ class Publisher:
         self._name = f"{socket.gethostname()} {os.getpid()} {os.urandom(4).hex()}"
         self._last: Publication | None = None  # the epoch that what follows is about
         self._manifest = pb.Manifest()
-        self._position = Position(b"", 0)
+        self._base = self._position = Position(b"", 0)  # its place in the journal, and how far we have read on
         self._added: set[bytes] = set()  # keys journaled since
         self._reached_s = float("-inf")  # steady clock: when the journal was last seen to reach back to it
         self._whole_on: tuple[str, ...] = ()  # the servers on which its chunks were last seen whole
@@ -153,7 +153,8 @@ class Publisher:
         if self._last != last:
             self._last = last
             self._manifest = pb.Manifest.FromString(last.manifest)
-            self._position = Position(self._manifest.position.journal_id, self._manifest.position.entry)
+            self._base = Position(self._manifest.position.journal_id, self._manifest.position.entry)
+            self._position = self._base
             self._added.clear()
             self._reached_s = float("-inf")
             self._whole_on = ()
@@ -213,8 +214,7 @@ class Publisher:
         if time.monotonic() - self._reached_s < REACH_S:
             return True
         self._reached_s = time.monotonic()
-        place = Position(self._manifest.position.journal_id, self._manifest.position.entry)
-        return not (await self._index.journal_read(place, 0)).reset
+        return not (await self._index.journal_read(self._base, 0)).reset
 
     # How
 
