@@ -28,6 +28,8 @@ lock: .venv/ready         ## refresh requirements.lock and docker/*.lock (uv loc
 	$(PY) -m pip install -q uv
 	$(UV_LOCK) pyproject.toml --extra dev -o requirements.lock
 	$(UV_LOCK) pyproject.toml --extra checker --constraint requirements.lock -o docker/requirements.lock
+	$(UV_LOCK) pyproject.toml --constraint requirements.lock -o docker/edge.lock
+	$(UV_LOCK) pyproject.toml --extra loadtest --constraint requirements.lock -o docker/loadtest.lock
 	printf 'hatchling\nsetuptools\n' | \
 		$(UV_LOCK) - --python-version 3.11 --constraint requirements.lock -o docker/build.lock
 

@@ -28,16 +28,17 @@ def test_the_committed_code_is_what_the_contract_generates(tmp_path: Path) -> No
     assert {"check_pb2.py", "check_pb2.pyi", "check_pb2_grpc.py", "check_pb2_grpc.pyi"} <= set(committed())
 
 
-def test_every_field_that_a_seller_reads_says_what_it_means() -> None:
-    """In check.proto a comment stands above each field of each message: who sets it, what its absence means."""
-    above, fields, silent = "", set(), []
-    for line in map(str.strip, (COMMITTED / "check.proto").read_text("utf-8").splitlines()):
-        if found := re.match(r"(?:repeated )?[\w.]+ (\w+) = \d+;", line):
-            fields.add(found[1])
+@pytest.mark.parametrize("contract", [path.name for path in COMMITTED.glob("*.proto")])
+def test_every_field_says_what_it_means(contract: str) -> None:
+    """A comment stands above each field of each message: who sets it, what its absence means."""
+    above, fields, silent = "", 0, []
+    for line in map(str.strip, (COMMITTED / contract).read_text("utf-8").splitlines()):
+        if re.match(r"(?:repeated )?[\w.]+ \w+ = \d+;", line):
+            fields += 1
             silent += [] if above.startswith("//") else [line]
         above = line
 
-    assert {"item_id", "outcome", "office_lease", "notice"} <= fields
+    assert fields >= 4
     assert silent == []
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CHECKER = str(Path(sys.executable).parent / "checker")
+EDGE = str(Path(sys.executable).parent / "edge")
 START_S = 60
 
 
@@ -65,19 +66,19 @@ def run(
 
 
 @contextlib.contextmanager
-def serving(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[str]:
-    """`checker serve` with these flags; its address. Stopped by its own handle."""
-    ready = cwd / "ready.json"
+def serving(*words: str, cwd: Path, env: Mapping[str, str] | None = None, command: str = CHECKER) -> Iterator[str]:
+    """`checker serve`, or the edge's, with these flags; its address on loopback. Stopped by its own handle."""
+    ready = cwd / f"{Path(command).name}.ready.json"
     process = subprocess.Popen(
-        [CHECKER, "serve", *words, "--ready-file", str(ready)], cwd=cwd, env=environment(env or {})
+        [command, "serve", *words, "--ready-file", str(ready)], cwd=cwd, env=environment(env or {})
     )
     try:
         deadline = time.monotonic() + START_S
         while not ready.exists():
-            assert process.poll() is None, "checker serve ended before it served"
-            assert time.monotonic() < deadline, "checker serve is not ready"
+            assert process.poll() is None, f"{command} serve ended before it served"
+            assert time.monotonic() < deadline, f"{command} serve is not ready"
             time.sleep(0.02)
-        yield json.loads(ready.read_text("utf-8"))["address"]
+        yield json.loads(ready.read_text("utf-8"))["address"].replace("0.0.0.0:", "127.0.0.1:")
     finally:
         process.terminate()
         assert process.wait(60) == 0

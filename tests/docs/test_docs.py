@@ -169,6 +169,9 @@ def test_every_command_in_a_document_is_accepted(
     if "operator" in words and words[:2] == ["docker", "compose"]:
         monkeypatch.setenv("CHECKER_KEY_FILE", "/etc/xianxiao/key.json")  # as the image does
         words = ["checker", *words[words.index("operator") + 1 :]]
+    if words[:2] == ["docker", "run"]:
+        image = next(place for place, word in enumerate(words) if word.startswith("xianxiao-"))
+        words = [words[image].removeprefix("xianxiao-"), *words[image + 1 :]]
     name = words[0].rpartition("/")[2] if words else ""
     if name == "checker":
         _parser().parse_args(words[1:])
