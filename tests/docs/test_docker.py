@@ -161,7 +161,7 @@ def test_no_lock_has_an_address() -> None:
 
 @pytest.mark.parametrize("stage", LOCKS)
 def test_the_locks_hold_what_pyproject_asks_for(stage: str) -> None:
-    """Base dependencies of pyproject.toml and those of the image's extra are pinned in its lock, in versions it allows."""
+    """Dependencies of pyproject.toml and of the image's extra are pinned in its lock, in versions it allows."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
