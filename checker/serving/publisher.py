@@ -115,9 +115,8 @@ class Publisher:
         pause = LOOK_S
         while True:
             try:
-                if await self._due():
-                    await self._publish_alone()
-                pause = LOOK_S
+                if not await self._due() or await self._publish_alone():
+                    pause = LOOK_S  # not while another node is at it: it may fail as we did
                 await asyncio.sleep(LOOK_S)
             except IndexUnavailable as error:
                 _log.warning("publishing waits for the index: %s", error)
@@ -218,14 +217,15 @@ class Publisher:
 
     # How
 
-    async def _publish_alone(self) -> None:
-        """Build what is due, unless another node is at it."""
+    async def _publish_alone(self) -> bool:
+        """Build what is due, unless another node is at it: False."""
         if not await self._publications.claim(self._name, CLAIM_S):
-            return
+            return False
         async with self._claimed():
             reason = await self._due()  # another node may have published just before it let us in
             if reason:
                 await self._attempt(reason)
+        return True
 
     @contextlib.asynccontextmanager
     async def _claimed(self) -> AsyncIterator[None]:

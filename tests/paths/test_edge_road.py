@@ -71,7 +71,7 @@ def crowd(truth: Truth) -> Iterator[dict[str, Any]]:
     numbers = iter(range(27_000, 27_000 + 160 * 400))
     for _ in range(160):
         sequence = truth.sequence()
-        line = add(sequence, f"M{sequence}")
+        line = add(sequence, f"CROWD{sequence}")
         for _ in range(8):
             papers = [{"type": "RESIDENT_ID", "number": resident_id(next(numbers))} for _ in range(50)]
             line["subjects"] += [{"role": "DEBTOR_PERSON", "name": NAME, "documents": papers}]

@@ -26,7 +26,7 @@ from tests.paths.importing import Importer
 from tests.paths.people import add, flight, remove, resident_id
 
 BATCH = 40
-PAUSE_S = 0.01  # so that those who are watched get some of the processors
+PAUSE_S = 0.04  # so that those who are watched get some of the processors
 CLEAR = range(20_000, 20_040)  # nobody ever lists these
 _CLOCK_S = 0.002  # the lag is told in whole milliseconds
 

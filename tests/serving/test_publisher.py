@@ -567,6 +567,24 @@ async def test_a_failure_is_said_and_tried_again(
         await epoch_is(shelf, 1)
 
 
+async def test_nodes_that_fail_by_turns_try_ever_more_seldom(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try is a scan of the index. That another node is at it, which fails as we do, is no reason to hurry."""
+    await shelf.add(1, *range(1000))
+    await a_publisher(shelf).publish_once()
+    await shelf.lift(2, "M1")
+    pauses: list[float] = []
+
+    async def no_wait(pause: float, longest: float) -> float:
+        pauses.append(pause)
+        assert await shelf.publications.claim("another", 0.03)
+        return min(2 * pause, longest)
+
+    monkeypatch.setattr(publisher, "_wait", no_wait)
+    async with publishing(a_publisher(shelf)):
+        await eventually(lambda: len(pauses) == 5)
+    assert pauses == [publisher.LOOK_S * 2**number for number in range(5)]
+
+
 def test_keys_that_a_scan_saw_twice_count_once() -> None:
     """Also where two keys agree in one half only."""
     one, two = b"a" * 8 + b"x" * 8, b"a" * 8 + b"y" * 8
