@@ -42,6 +42,7 @@ def work(stand: Stand) -> None:
     edge = stand.edge(checker.address, "--centre-timeout-ms", "5000")
     wait_for("the edge in step", edge.in_step)
     stand.import_(stand.feed("more.jsonl", add(12, "M12", resident_id(12)), remove(13, "M5"), heartbeat(14)))
+    wait_for("the addition", lambda: edge.status().feed_sequence == 14)
     bought = ["--target", edge.address, "--document", f"RESIDENT_ID:{resident_id(12)}", "flight"]
     assert stand.run("checker", "check", *bought).code == 3
     whole = [add(number, f"R{number}", resident_id(number)) for number in range(1, 16)]

@@ -70,6 +70,20 @@ def outcomes(answers: Sequence[Answer]) -> set[tuple[str, str]]:
     return {(answer.outcome, answer.reason) for answer in answers}
 
 
+async def all_know(callers: Callers) -> None:
+    """Wait until both workers have read of everybody asked about; what was said before is forgotten.
+
+    An import is acknowledged before its additions have reached the workers' filters, and a busy one may be late.
+    """
+
+    def known() -> bool:
+        return all(len(a) >= CALLERS and CLEAR not in outcomes(a[-CALLERS:]) for a in callers.answers.values())
+
+    await callers.until("both workers know them", known)
+    for answers in callers.answers.values():
+        answers.clear()
+
+
 BARRED = ("BARRED", "MEASURE_IN_FORCE")
 LIFTED = ("ALLOWED", "NOT_IN_FORCE")
 EXEMPTED = ("ALLOWED", "EXEMPTED")
@@ -122,6 +136,7 @@ async def test_many_lifts_race_many_callers(centre: Centre) -> None:
             await index.close()
 
     async with asking(centre, people, pause=0) as callers:
+        await all_know(callers)
         await aside(asyncio.run, lift_all())
         await callers.everyone_asks(1)
     assert callers.failures == []
@@ -153,6 +168,7 @@ async def test_an_old_file_sent_again_revives_nobody(centre: Centre) -> None:
     removed = await aside(centre.send, remove(next(centre.sequences), person.measure))
     acknowledged = time.monotonic()
     async with asking(centre, [person]) as callers:
+        await all_know(callers)
         await aside(centre.stand.import_, added)
         await aside(centre.stand.import_, removed, added)
         await aside(centre.stand.import_, added)
@@ -188,6 +204,7 @@ async def test_what_was_acknowledged_survives_a_kill(
     """
     lifted, kept = await aside(centre.listed, 2)
     async with asking(centre, [lifted, kept]) as callers:
+        await all_know(callers)
         await aside(centre.send, remove(next(centre.sequences), lifted.measure))
         acknowledged = time.monotonic()
         await aside(kill, centre, victim)
