@@ -342,8 +342,16 @@ class SnapshotStore:
         except OSError as error:
             raise Refused("download", f"{download.path} cannot be read again: {error.strerror}") from None
         header = snapshot.header
-        named = (manifest.centre_id, manifest.epoch, manifest.rulebook_sha256, manifest.key_id)
-        if (header.centre_id, header.epoch, header.rulebook_sha256, header.key_id) != named:
+        pairs = (
+            (header.centre_id, manifest.centre_id),
+            (header.epoch, manifest.epoch),
+            (header.journal_id, manifest.position.journal_id),
+            (header.journal_position, manifest.position.entry),
+            (header.built_ms, manifest.build_time.ToMilliseconds()),
+            (header.rulebook_sha256, manifest.rulebook_sha256),
+            (header.key_id, manifest.key_id),
+        )
+        if any(found != named for found, named in pairs):
             raise Refused("download", "the snapshot is another than its manifest says; it was deleted")
         return snapshot
 

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -306,11 +307,20 @@ def test_a_download_is_resumed_only_as_what_it_was(store: SnapshotStore) -> None
 
 
 def test_what_is_not_what_was_promised_is_deleted(store: SnapshotStore) -> None:
-    """Too short, changed, or another signed snapshot than the manifest's: refused, deleted, and the old one stays."""
+    """Too short, changed, or another signed snapshot than the manifest's: refused, deleted, and the old one stays.
+
+    One that begins elsewhere in the journal would never be taken for the manifest's, and be fetched over and over."""
     raw, response = a_snapshot(LISTED, epoch=6)
     other, _ = a_snapshot(LISTED, epoch=7)
     lying = a_snapshot(LISTED, epoch=6, size=len(other), sha256=hashlib.sha256(other).digest())[1]
-    for content, promise in ((raw[:-1], response), (raw[:-1] + b"\x80", response), (other, lying)):
+    ours: dict[str, Any] = {"size": len(raw), "sha256": hashlib.sha256(raw).digest()}
+    elsewhere = a_snapshot(LISTED, epoch=6, position=place(77), **ours)[1]
+    for content, promise in (
+        (raw[:-1], response),
+        (raw[:-1] + b"\x80", response),
+        (other, lying),
+        (raw, elsewhere),
+    ):
         download = store.begin(store.offer(promise), None)
         download.write(content)
         with pytest.raises(Refused, match="deleted") as refused:
