@@ -1,8 +1,11 @@
-"""What holds for every test: the order in which files are handed to the processes that run them."""
+"""What holds for every test: Ctrl-C reaches what is started, and long files are begun first."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would theirs
 
 FIRST = ("paths", "loadtest", "edge", "index", "cli", "docs")
 """Folders whose files take longest: begun first, so that no process ends alone with one of them."""
