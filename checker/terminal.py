@@ -11,11 +11,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NoReturn
 
 from checker.errors import CheckerError, UsageError
 
 FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+_OURS = frozenset({"proto", "checker", "edge", "loadtest"})
+_REMEDY = "an edge's install lacks what the service needs: pip install 'xianxiao[checker]'"
 _QUOTED_VALUE = re.compile(
     r"""(invalid\ choice|ignored\ explicit\ argument|invalid\ \w+\ value):?\ ('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""",
     re.VERBOSE,
@@ -64,6 +67,11 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
         return complain(str(error), USAGE, parser.prog)
     except CheckerError as error:
         return complain(str(error), FAILED, parser.prog)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in _OURS:
+            raise
+        return complain(f"the package {package!r} is not installed: {_REMEDY}", FAILED, parser.prog)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader has gone, as in `checker rulebook | head`
@@ -71,6 +79,13 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
         return PIPE_CLOSED
     return code
+
+
+def require_packages(*names: str) -> None:
+    """Raises ModuleNotFoundError for the first that is not installed: now, not in the middle of the work."""
+    for name in names:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
 
 
 def _accept_any_text() -> None:

@@ -15,7 +15,12 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from loadtest import ask, compare, planning, run, trace
+try:
+    from loadtest import ask, compare, planning, run, trace
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f"loadtest: the package {missing.name!r} is not installed: pip install 'xianxiao[loadtest]'"
+    ) from None
 from loadtest.make_feed import BROKEN, FEED, MANIFEST, PEOPLE, SHANGHAI, make_feed
 
 MOST_PEOPLE = 5_000_000

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from checker.cli.index_arguments import add_index_arguments, load_keys, require_index, state_dir
 from checker.errors import UsageError
 from checker.settings import make_directory
+from checker.terminal import require_packages
 
 if TYPE_CHECKING:
     from checker.keys import KeyFile
@@ -77,6 +78,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(args: argparse.Namespace) -> int:
     """Import; returns the exit code."""
+    require_packages("redis", "opencc", "pypinyin")  # names are spelt when the first one comes
     url = require_index(args)
     if args.allow_drop and not args.reload:
         raise UsageError("--allow-drop: is for --reload only")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from checker.config import PREFIX, Settings
 from checker.config import find as find_settings
 from checker.settings import add_flags, given, make_directory, require_readable, require_ready_file
+from checker.terminal import require_packages
 
 if TYPE_CHECKING:
     from checker.index.base import ExactIndex
@@ -42,6 +43,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(args: argparse.Namespace) -> int:
     """Check every setting and file, then serve; returns the exit code."""
+    require_packages("redis", "numpy", "prometheus_client")  # the workers' own imports would fail one by one
     from checker import keys, logs, rulebooks
     from checker.rpc import quota, run_dir, workers
     from checker.rpc.roles import Roles

@@ -11,12 +11,10 @@ At most 6 traditional and 16 Latin forms, the likeliest first. Names agree or do
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-
-import opencc
 
 from checker.core.key import DigestKey
 from checker.core.name import canonical
@@ -80,8 +78,12 @@ _DOUBLE_SURNAMES = {
 }
 
 
+@cache
 def _pinyin_table() -> dict[int, str]:
-    """Code point -> its readings: pypinyin's table without its package, whose phrases take longer to load than it."""
+    """Code point -> its readings: pypinyin's table without its package, whose phrases take longer to load than it.
+
+    Loaded with the first name, like the converters: a lift has none, and is acknowledged a tenth of a second sooner.
+    """
     package = find_spec("pypinyin")
     file = Path(package.origin).with_name("pinyin_dict.py") if package and package.origin else Path()
     spec = spec_from_file_location("pinyin_dict", file)
@@ -93,11 +95,13 @@ def _pinyin_table() -> dict[int, str]:
     return table
 
 
-_pinyin_dict = _pinyin_table()
-_to_simplified = opencc.OpenCC("t2s").convert
-_to_traditional = opencc.OpenCC("s2t").convert
-# For single characters s2tw is s2t and then this, likewise s2hk, without the phrases being loaded again.
-_to_regional = [opencc.OpenCC(config).convert for config in ("t2tw", "t2hk")]
+@cache
+def _converter(config: str) -> Callable[[str], str]:
+    """OpenCC's own name for a way of writing turned into another -> what turns it."""
+    import opencc
+
+    convert: Callable[[str], str] = opencc.OpenCC(config).convert
+    return convert
 
 
 @lru_cache(maxsize=65_536)
@@ -115,7 +119,7 @@ def forms(name: str, name_latin: str, *, person: bool = True) -> list[str]:
     given = canonical(name)
     found = {given: None}
     if not given.isascii():
-        simplified = canonical(_to_simplified(given))
+        simplified = canonical(_converter("t2s")(given))
         found[simplified] = None
         for form in _best([_traditional(char) for char in simplified], MAX_TRADITIONAL):
             found[canonical(form)] = None
@@ -149,8 +153,9 @@ def _rank(word: tuple[str, int]) -> int:
 @cache
 def _traditional(char: str) -> tuple[str, ...]:
     """What a simplified character may be in traditional writing, likeliest first; else itself."""
-    traditional = _to_traditional(char)
-    found = dict.fromkeys((traditional, *(convert(traditional) for convert in _to_regional)))
+    traditional = _converter("s2t")(char)
+    # For single characters s2tw is s2t and then this, likewise s2hk, without the phrases being loaded again.
+    found = dict.fromkeys((traditional, *(_converter(config)(traditional) for config in ("t2tw", "t2hk"))))
     if _in_big5(char):
         found[char] = None
     for other in _origins().get(char, ()):
@@ -163,8 +168,9 @@ def _traditional(char: str) -> tuple[str, ...]:
 def _origins() -> dict[str, list[str]]:
     """Simplified character -> the traditional ones OpenCC maps to it. 60 ms, once."""
     found: dict[str, list[str]] = {}
+    to_simplified = _converter("t2s")
     for code in (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000)):
-        simplified = _to_simplified(chr(code))
+        simplified = to_simplified(chr(code))
         if simplified != chr(code):
             found.setdefault(simplified, []).append(chr(code))
     return found
@@ -205,7 +211,7 @@ def _surname(char: str) -> tuple[str, ...]:
 def _readings(char: str) -> tuple[str, ...]:
     """A character's syllables in capitals, without tones, likeliest first; ü as YU and as V (LÜ: LYU, LV)."""
     found: dict[str, None] = {}
-    for reading in _pinyin_dict.get(ord(char), "").split(",") if len(char) == 1 else ():
+    for reading in _pinyin_table().get(ord(char), "").split(",") if len(char) == 1 else ():
         plain = "".join(mark for mark in unicodedata.normalize("NFD", reading) if mark.isalpha() or mark == "\u0308")
         plain = plain.upper()
         if "U\u0308" in plain:
