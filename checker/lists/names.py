@@ -88,7 +88,7 @@ def _pinyin_table() -> dict[int, str]:
     file = Path(package.origin).with_name("pinyin_dict.py") if package and package.origin else Path()
     spec = spec_from_file_location("pinyin_dict", file)
     if spec is None or spec.loader is None:
-        raise ModuleNotFoundError("names are spelt by pypinyin: pip install 'xianxiao[checker]'")
+        raise ModuleNotFoundError("names are spelt by pypinyin: pip install 'xianxiao[checker]'", name="pypinyin")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     table: dict[int, str] = module.pinyin_dict

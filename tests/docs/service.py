@@ -51,7 +51,8 @@ def write_feed(path: Path) -> Path:
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """This process's environment without settings of a service of somebody else's."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("CHECKER_")} | dict(more)
+    ours = ("CHECKER_", "EDGE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | dict(more)
 
 
 def run(

@@ -47,7 +47,6 @@ def stages(text: str) -> dict[str, list[tuple[str, str]]]:
 
 STAGES = stages(DOCKERFILE)
 LOCKS = {"checker": "requirements.lock", "edge": "edge.lock", "loadtest": "loadtest.lock"}
-EXTRAS = {"checker": "checker", "edge": "", "loadtest": "loadtest"}
 
 
 def of(stage: str, word: str) -> list[str]:
@@ -169,15 +168,14 @@ def test_the_locks_hold_what_pyproject_asks_for(stage: str) -> None:
     for name, _ in pins(ROOT / "docker" / LOCKS[stage]):
         package, _, version = name.partition("==")
         pinned.setdefault(package.lower(), set()).add(version)
-    extra = project["optional-dependencies"][EXTRAS[stage]] if EXTRAS[stage] else []
-    for line in [*project["dependencies"], *extra]:
+    for line in [*project["dependencies"], *project["optional-dependencies"].get(stage, [])]:  # the edge's is the base
         asked = Requirement(line)
         assert pinned.get(asked.name.lower()), line
         assert all(asked.specifier.contains(version) for version in pinned[asked.name.lower()]), line
 
 
 def _accepts(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """The command line is one that `checker` knows: each flag stands in the help of its verb."""
+    """The command line is one that `checker` knows: each flag stands in the help of its command."""
     assert main([words[0], "--help"]) == 0
     shown = capsys.readouterr().out
     for word in words[1:]:
@@ -215,13 +213,13 @@ def test_the_compose_file_holds_no_secret_and_opens_nothing_to_others() -> None:
 
 def test_volumes_and_services_of_the_compose_file_belong_together() -> None:
     """Every named volume is declared and used; every path it is mounted at is made in the image, for its user."""
-    declared = set(re.findall(r"^  ([\w-]+):$", COMPOSE[COMPOSE.index("\nvolumes:") :], re.MULTILINE))
-    mounted = re.findall(r"^ +- ([\w-]+):(/[\w/]+)(?::ro)?$", COMPOSE, re.MULTILINE)
+    declared = set(re.findall(r"^  (\w+):$", COMPOSE[COMPOSE.index("\nvolumes:") :], re.MULTILINE))
+    mounted = re.findall(r"^ +- (\w+):(/[\w/]+)(?::ro)?$", COMPOSE, re.MULTILINE)
     assert {name for name, _ in mounted} == declared
     for name in ("checker", "operator", "store"):
         image = "checker" if name == "operator" else name
         made = " ".join(rest for rest in of(image, "RUN") if "install -d" in rest)
-        for _, path in re.findall(r"^ +- ([\w-]+):(/[\w/]+)(?::ro)?$", block(name), re.MULTILINE):
+        for _, path in re.findall(r"^ +- (\w+):(/[\w/]+)(?::ro)?$", block(name), re.MULTILINE):
             assert f" {path}" in made, f"{path} is not made in {image}: a fresh volume would belong to root"
             assert "-o 10001" in made
 
