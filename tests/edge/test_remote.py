@@ -19,7 +19,16 @@ from checker.wire import purchase_message
 from edge.centre import Centre
 from edge.live import Live
 from edge.question import CentreFailed, Question, Verdict
-from edge.remote import HEDGE_BURST, HEDGE_SHARE, RETRY_BURST, RETRY_SHARE, Latencies, Remote, verdict
+from edge.remote import (
+    HEDGE_BURST,
+    HEDGE_SHARE,
+    RETRY_BURST,
+    RETRY_SHARE,
+    Budget,
+    Latencies,
+    Remote,
+    verdict,
+)
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import filter_pb2
 from tests.builders import KEY, NOW
@@ -340,14 +349,38 @@ async def test_a_late_answer_is_sought_at_a_second_address_within_the_budget() -
     async with a_centre(behave) as first, a_centre() as second, a_road(first.address, second.address) as remote:
         for _ in range(200):
             await ask(remote)
-        stuck = True
         before = remote.hedges
+        assert before <= remote.calls * HEDGE_SHARE + HEDGE_BURST
+        stuck = True
+        # One in twenty is later than the usual time also in good health, so what is left of the budget is a matter of
+        # luck. That it is kept to is the next test's claim; here is something left of it.
+        remote._hedge_budget = Budget(HEDGE_SHARE, HEDGE_BURST)
         start = time.monotonic()
         assert isinstance(await ask(remote), Verdict)
         assert time.monotonic() - start < 1.0  # not the time-out of 5 s
         assert remote.hedges == before + 1
         await eventually(lambda: first.cancelled)
-        assert remote.hedges <= remote.calls * HEDGE_SHARE + HEDGE_BURST
+
+
+async def test_a_call_that_its_hedge_overtook_counts_as_late() -> None:
+    """Of a hundred calls the last five hang, and their hedges answer. Those five took longer than usual, however soon
+    the second address answered, and the usual time rises with them."""
+    released = asyncio.Event()
+
+    async def hang(request: pb.BatchCheckRequest, context: Any) -> pb.BatchCheckResponse:
+        await released.wait()
+        return await answering(request, context)
+
+    async with a_centre(hang) as first, a_centre() as second, a_road(first.address, second.address) as remote:
+        remote._latencies = Latencies(0.05, 0.05)  # a floor that the second address stays well below
+        for _ in range(90):
+            remote._latencies.add(0.0001)
+        assert remote._latencies.p95 == 0.05
+        for _ in range(5):
+            assert isinstance(await ask(remote), Verdict)
+        assert remote.hedges == 5
+        assert remote._latencies.p95 > 0.05
+        released.set()
 
 
 class Usual(Latencies):
