@@ -49,7 +49,13 @@ def _filter(n: int = 10_000_000, millions: int = 16) -> list[Result]:
     ]
 
 
-def _scaled(suite: ModuleType, rounds: int | None = None, **sizes: int) -> list[Result]:
+def _few_filters(n: int, millions: int, **sizes: int) -> list[Result]:
+    for name, size in sizes.items():
+        setattr(prefilter, name, size)
+    return _filter(n, millions)
+
+
+def _scaled(suite: ModuleType, rounds: int | None = None, **sizes: float) -> list[Result]:
     """A suite whose sizes are constants of its module, with other ones."""
     for name, size in sizes.items():
         setattr(suite, name, size)
@@ -75,16 +81,16 @@ BY_NAME: dict[str, Callable[[], list[Result]]] = {"scale": scale.run}
 
 # Enough to see that everything still runs and that no figure is off by a multiple; too little for docs/performance.md.
 QUICK: dict[str, Callable[[], list[Result]]] = {
-    "begin": partial(begin.run, keys=100_000),
+    "begin": partial(begin.run, keys=100_000, rounds=10),
     "rpc": partial(rpc.run, rounds=3, calls=400),
-    "edge": partial(_scaled, edge_check, LARGE=2_000_000, _NUMBER=4000, _ROUNDS=2),
+    "edge": partial(_scaled, edge_check, LARGE=2_000_000, _ROUNDS=3),
     "edge-sync": partial(_scaled, edge_sync, KEYS=500_000, rounds=1),
-    "edge-memory": partial(_scaled, edge_memory, SMALL=100_000, LARGE=500_000, ADDED=2000),
+    "edge-memory": partial(_scaled, edge_memory, SMALL=100_000, LARGE=500_000, ADDED=2000, REST_S=0.2),
     "coalescing": partial(coalescing.run, rounds=1),
     "import": partial(importing.run_rate, measures=2000, people=2000, rounds=1),
     "memory": partial(importing.run_memory, keys=20_000),
-    "filter": partial(_filter, n=200_000, millions=2),
-    "peers": partial(peers.run, rounds=2, calls=300, keys=20_000),
+    "filter": partial(_few_filters, n=200_000, millions=1, REPEATS=2, STOCK_ADDS=50_000, ASKED=50_000),
+    "peers": partial(peers.run, rounds=2, calls=200, keys=20_000, checks=1000),
 }
 
 
@@ -196,10 +202,12 @@ def main() -> int:
     if unknown := set(chosen) - set(suites):
         parser.error(f"no suite {', '.join(sorted(unknown))}; suites are {', '.join(suites)}")
     results: list[Result] = []
-    began = time.monotonic()
+    seconds: dict[str, float] = {}
     for name in chosen or SUITES:
         print(f"· {name}", file=sys.stderr, flush=True)
+        start = time.monotonic()
         results += suites[name]()
+        seconds[name] = time.monotonic() - start
     table = Table()
     for heading in ("figure", "measured", "floor", "ratio", "goal"):
         table.add_column(heading, overflow="fold")
@@ -213,7 +221,8 @@ def main() -> int:
     (kept / f"{stamp}{'-quick' if args.quick else ''}.json").write_text(_json(results), "utf-8")
     if not chosen and not args.quick:
         _write(results, ROOT / "docs" / "performance.md")
-    print(f"done in {time.monotonic() - began:.0f} s")
+    each = ", ".join(f"{name} {took:.0f}" for name, took in seconds.items())
+    print(f"done in {sum(seconds.values()):.0f} s: {each}")
     return 0
 
 

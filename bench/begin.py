@@ -1,7 +1,7 @@
 """The common path in process: `lookup.begin` for a valid resident ID to a filter miss, beside the least it takes.
 
 The floor is the same work with nothing of ours around it: two dictionary look-ups for rule and date, a check digit, a
-keyed BLAKE2b and one probe of a bit array. CPU seconds, best of many short runs, ours and the floor's in turn: hosts
+keyed BLAKE2b and one probe of a bit array. CPU seconds, best of many short rounds, ours and the floor's in turn: hosts
 that are shared run at half their speed for seconds at a time.
 """
 
@@ -26,16 +26,15 @@ from checker.core.lookup import Query, View, begin
 
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _NUMBER = 10_000
-_RUNS = 100
 
 
-def _microseconds(*calls: Callable[[], object]) -> list[float]:
-    """The best run of each, in turn."""
-    runs = [[timeit.timeit(call, number=_NUMBER, timer=time.process_time) for call in calls] for _ in range(_RUNS)]
-    return [min(each) / _NUMBER * 1e6 for each in zip(*runs, strict=True)]
+def _microseconds(rounds: int, *calls: Callable[[], object]) -> list[float]:
+    """The best round of each, in turn."""
+    taken = [[timeit.timeit(call, number=_NUMBER, timer=time.process_time) for call in calls] for _ in range(rounds)]
+    return [min(each) / _NUMBER * 1e6 for each in zip(*taken, strict=True)]
 
 
-def run(keys: int = 1_000_000) -> list[Result]:
+def run(keys: int = 1_000_000, rounds: int = 100) -> list[Result]:
     """Measure with a filter of `keys` keys, a thousand different numbers asked in turn."""
     now_ms = time.time_ns() // 1_000_000
     key = DigestKey("bench", Algorithm.BLAKE2B_128, bytes(32))
@@ -67,7 +66,7 @@ def run(keys: int = 1_000_000) -> list[Result]:
 
     at = iter(range(10**9))
     ours, bare = _microseconds(
-        lambda: begin(queries[next(at) % 1000], view, now_ms), lambda: floor(queries[next(at) % 1000].number)
+        rounds, lambda: begin(queries[next(at) % 1000], view, now_ms), lambda: floor(queries[next(at) % 1000].number)
     )
     return [
         Result("in-process check to a filter miss", ours, "µs", "the bare steps, written inline", bare, ours / bare,

@@ -119,8 +119,8 @@ def listed(count: int) -> DigestFilter:
     return build(np.random.default_rng(1).integers(0, 256, (count, 16), dtype=np.uint8))
 
 
-async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    """Return soon after the condition holds; fails when that takes too long."""
+async def until(holds: Callable[[], bool], seconds: float = 60, every_s: float = 0.002) -> None:
+    """Return soon after the condition holds, looking `every_s`; fails when that takes too long."""
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - parts of other processes cannot tell us
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(every_s)

@@ -23,6 +23,10 @@ from edge import EdgeClient
 from edge.sync import Pace
 
 SMALL, LARGE, ADDED = 1_000_000, 10_000_000, 50_000
+REST_S = 1.5
+"""Until an edge's reader lets go of the old snapshot, at a heartbeat, and a checker has looked what is published."""
+_LOOK_S = 0.01
+"""A swap holds both snapshots for tenths of a second; looks themselves take milliseconds from those looked at."""
 _MB = 1024 * 1024
 
 
@@ -63,9 +67,9 @@ class _Edge:
             seen.append(self._memory())
             return self.hold(epoch, added)
 
-        await until(held)
-        rest = time.monotonic() + 1.5  # the stream's reader lets go of the old snapshot at its next heartbeat
-        await until(lambda: held() and time.monotonic() > rest)
+        await until(held, every_s=_LOOK_S)
+        rest = time.monotonic() + REST_S
+        await until(lambda: held() and time.monotonic() > rest, every_s=_LOOK_S)
         return seen
 
     def _memory(self) -> _Memory:
@@ -107,7 +111,7 @@ async def _measure(one: Centre) -> list[Result]:
         await one.publish(listed(SMALL))
         small_swap = await edge.until(2)
     size = await one.publish(listed(LARGE))
-    await asyncio.sleep(1.5)  # a checker looks each second what is published
+    await asyncio.sleep(REST_S)
     async with _edge(one, "large") as edge:
         large = (await edge.until(3))[-1]
         await one.publish(listed(LARGE))

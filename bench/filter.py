@@ -25,13 +25,13 @@ from checker.core import container, filter_builder
 from checker.core.filter import DERIVATION, DigestFilter, Overlaid
 
 ERROR_RATE = 1e-4
-_REPEATS = 5
-_STOCK_ADDS = 200_000  # pybloom-live's loop is timed on these and scaled: all of 10 M would take minutes
-_ASKED = 200_000
+REPEATS = 5
+STOCK_ADDS = 200_000  # pybloom-live's loop is timed on these and scaled: all of 10 M would take minutes
+ASKED = 200_000
 
 
 def run(n: int = 10_000_000, millions: int = 16) -> list[dict[str, object]]:
-    """Measure at n keys, errors on so many million strangers; medians of 5 runs.
+    """Measure at n keys, errors on so many million strangers; medians of REPEATS runs.
 
     Rows: name, value, unit, floor (what it is compared with), ratio, note.
     """
@@ -41,12 +41,12 @@ def run(n: int = 10_000_000, millions: int = 16) -> list[dict[str, object]]:
     build_s = _median_seconds(lambda: filter_builder.build(keys, ERROR_RATE))
     ours = filter_builder.build(keys, ERROR_RATE)
     stock = pybloom_live.BloomFilter(ours.capacity, ERROR_RATE)
-    members = [key.tobytes() for key in keys[: min(n, _STOCK_ADDS)]]
+    members = [key.tobytes() for key in keys[: min(n, STOCK_ADDS)]]
     stock_s = _seconds(lambda: _add_all(stock, members), time.process_time) / len(members) * n
     # Bits are read from all over the array either way; filled as ours is, the stock filter's misses end as early.
     stock.bitarray = ours.bitarray
 
-    asked = [key.tobytes() for key in _keys(2, _ASKED)]
+    asked = [key.tobytes() for key in _keys(2, ASKED)]
     floor_us = _miss_us(stock, asked)
     overlaid = Overlaid(ours, members[:1000])
     assert all(key in ours for key in members[:1000])
@@ -86,7 +86,7 @@ def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def _median_seconds(work: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
-    return median(_seconds(work, clock) for _ in range(_REPEATS))
+    return median(_seconds(work, clock) for _ in range(REPEATS))
 
 
 def _add_all(into: pybloom_live.BloomFilter, members: list[bytes]) -> None:

@@ -63,6 +63,7 @@ def checker(index: str, *more: str) -> Iterator[tuple[str, int]]:
         ready = Path(folder) / "ready.json"
         command = [sys.executable, "-m", "checker", "serve", "--index", index, "--listen", "127.0.0.1:0"]
         command += ["--ready-file", str(ready), "--log-level", "warning", "--state-dir", folder, *more]
+        command += ["--drain-pause-ms", "0"]  # there is no load balancer to tell
         with _process(command, capture=False) as process:
             until = time.monotonic() + 60
             while not ready.exists():

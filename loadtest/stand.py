@@ -162,6 +162,7 @@ class Stand:
         ready, log = self.folder / f"{name}-ready.json", self.folder / f"{name}.log"
         ready.unlink(missing_ok=True)
         command = [*script(command[0]), *command[1:], "--listen", "127.0.0.1:0", "--ready-file", str(ready)]
+        command += ["--drain-pause-ms", "0"]  # there is no load balancer to tell
         with log.open("wb") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
         self._stack.callback(stop, process)

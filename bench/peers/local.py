@@ -5,7 +5,6 @@ number, looks the rule up, makes the digest and answers with a record; they look
 """
 
 import contextlib
-import logging
 import socket
 import sqlite3
 import subprocess
@@ -32,8 +31,7 @@ _SEAT = Train("G1", "O", "二等座")
 
 def run(rounds: int = 9, keys: int = 1_000_000, checks: int = 5000) -> list[Result]:
     """Measure with `keys` keys, `checks` in a round."""
-    logging.getLogger("edge").setLevel(logging.CRITICAL)  # there is no centre, and it would say so
-    with tempfile.TemporaryDirectory(prefix="xx-") as made:
+    with tempfile.TemporaryDirectory(prefix="xx-") as made, edge_check.without_centre():
         return uvloop.run(_measure(Path(made), rounds, keys, checks))
 
 

@@ -40,7 +40,7 @@ def test_one_command_writes_both(tmp_path: Path) -> None:
 def test_a_run_tells_how_long_it_took_and_keeps_its_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A quick run of one suite ends with its seconds, leaves its results and writes no page."""
+    """A quick run of one suite ends with its seconds, all and of each suite, leaves its results and writes no page."""
     suites = {"one": lambda: [Result("a", 1.5, "µs", "b", 3.0, 0.5, "", "")]}
     for name in ("SUITES", "QUICK"):
         monkeypatch.setattr(bench, name, suites)
@@ -48,7 +48,7 @@ def test_a_run_tells_how_long_it_took_and_keeps_its_figures(
     monkeypatch.setattr("sys.argv", ["bench", "--quick"])
 
     assert bench.main() == 0
-    assert capsys.readouterr().out.endswith("done in 0 s\n")
+    assert capsys.readouterr().out.endswith("done in 0 s: one 0\n")
     assert [path.name[-11:] for path in (tmp_path / "bench" / "results").iterdir()] == ["-quick.json"]
     assert not (tmp_path / "docs").exists()
 
