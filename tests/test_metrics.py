@@ -1,6 +1,5 @@
 """Claims about metrics: the page sums the workers, its numbers add up, and its labels name nobody."""
 
-import socket
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -13,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from checker import metrics
 from checker.errors import UsageError
 from checker.serving import metrics_page
+from tests.ports import free_port
 
 OK, LATE = grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -124,12 +124,6 @@ def test_the_page_is_served_and_stopped(tmp_path: Path) -> None:
             found = read(answer.read().decode())
         stop()
         assert found["checker_feed_sequence", ("0",)] == 10
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("listen", ["9100", "localhost:", "127.0.0.1:port", "127.0.0.1:99999", ":-1", "127.0.0.1:٣"])

@@ -8,14 +8,20 @@ from collections.abc import Callable
 def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Return once the condition holds; fails after `seconds`."""
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
+    while True:
+        last = time.monotonic() > end  # before the look: a machine that stood still gets one more
+        if condition():
+            return
+        assert not last, "waited in vain"
         time.sleep(0.002)
 
 
 async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """The same on an event loop."""
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
+    while True:
+        last = time.monotonic() > end
+        if condition():
+            return
+        assert not last, "waited in vain"
         await asyncio.sleep(0.002)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from checker.core import countries, document
@@ -152,7 +152,6 @@ def synthetic_numbers(draw: st.DrawFn) -> str:
     return body + mod_11_2(body)
 
 
-@settings(deadline=None)
 @given(synthetic_numbers(), st.sampled_from([1, 2, 3]))
 def test_no_single_error_and_no_swap_validates_in_any_number(number: str, declared: int) -> None:
     """Not one valid number stays valid with one wrong character or two different neighbours changed about."""

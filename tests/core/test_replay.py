@@ -71,7 +71,7 @@ def stored(measures: list[Measure]) -> dict[bytes, bytes]:
     return fields
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     purchase=st.sampled_from(PURCHASES),
     document=st.sampled_from(DOCUMENTS),

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 from tests.docs.service import ROOT
-from tests.index.servers import Server, free_port
+from tests.index.servers import Server
 from tests.paths.people import add, heartbeat, remove, resident_id
 from tests.paths.stand import Stand, wait_for
+from tests.ports import free_port
 
 _ROW = re.compile(r"^\| the user may, on all keys of the namespace \| (.+?) \|", re.MULTILINE)
 SELDOM = {"xtrim", "del", "cluster|slots", "asking"}

@@ -260,7 +260,7 @@ class _Sent(NamedTuple):
     answer: asyncio.Future[Verdict]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STEPS)
 def test_no_interleaving_lets_memory_hide_an_addition(steps: list[tuple[str, int]]) -> None:
     """Whatever the order of asking, answering, additions, Resets and time: once the journal has named a key, an edge
@@ -531,7 +531,7 @@ async def test_closing_fails_whoever_waits() -> None:
 MOMENTS = st.lists(st.sampled_from(["ask", "tick", "lift", "list", "answer"]), min_size=10, max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(MOMENTS, st.integers(1, 2))
 def test_no_interleaving_lets_an_old_refusal_reach_a_later_check(moments: list[str], in_flight: int) -> None:
     """Whoever asks after a lift never hears BARRED, and whoever asks after an addition that the journal has brought

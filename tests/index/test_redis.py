@@ -22,7 +22,8 @@ from checker.index.redis import RedisIndex
 from checker.index.urls import open_index
 from tests.index import child
 from tests.index.builders import KEY, a_removal, an_addition, an_exemption, digest
-from tests.index.servers import Server, free_port
+from tests.index.servers import Server
+from tests.ports import free_port
 
 LISTED = digest(1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loadtest import compare
@@ -100,7 +100,6 @@ def test_chance_is_seldom_called_real_and_a_change_of_a_third_is_found() -> None
     assert found >= 990
 
 
-@settings(deadline=None)
 @given(a=VALUES, b=VALUES, times=st.floats(0.01, 100))
 @example(a=[1.0] * 3, b=[12.0, 46.0, 89.0, 150.0, 124_194.0, 335_487.0, 772_692.0, 258_214.5], times=0.5)
 def test_sides_and_units_do_not_matter(a: list[float], b: list[float], times: float) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from loadtest.pace import Pace
 from loadtest.stand import Stand, stop
 from loadtest.workload import BY_NAME, CHECK, People, orders
 from tests.loadtest.sellers import FromFile, an_sla, served
+from tests.ports import free_port
 from tests.waiting import until
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
@@ -41,13 +41,6 @@ def service(people: Path) -> Iterator[tuple[str, FromFile]]:
     """A service that knows the right answers."""
     with served(people) as pair:
         yield pair
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def command(address: str, people: Path, *more: str, file: Path = LOCUSTFILE) -> list[str]:

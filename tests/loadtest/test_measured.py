@@ -5,7 +5,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest import expectations as law
@@ -83,7 +83,6 @@ def plain(recorder: Recorder) -> dict[str, object]:
 # -- percentiles
 
 
-@settings(deadline=None)
 @given(values=LATENCIES, percentile=st.sampled_from([0.0, 50.0, 90.0, 95.0, 99.0, 99.9, 100.0]))
 def test_percentiles_are_those_of_the_samples_to_three_digits(values: list[int], percentile: float) -> None:
     """HdrHistogram's percentile is the exact one of the same samples within 0.1 %, up to an hour, from 1 µs."""
@@ -95,7 +94,6 @@ def test_percentiles_are_those_of_the_samples_to_three_digits(values: list[int],
     assert measured == pytest.approx(exact(values, percentile), rel=0.001, abs=0.5)
 
 
-@settings(deadline=None)
 @given(values=LATENCIES, percentile=st.sampled_from([50.0, 99.0, 100.0]))
 def test_a_second_s_percentiles_are_those_of_its_samples_to_two_percent(values: list[int], percentile: float) -> None:
     """The time series rounds down by at most 1.6 %."""
@@ -138,7 +136,6 @@ def test_nothing_recorded_has_no_percentiles() -> None:
 # -- parts and the whole
 
 
-@settings(deadline=None)
 @given(calls=CALLS)
 def test_merged_parts_are_what_one_recorder_would_hold(calls: list[tuple]) -> None:  # type: ignore[type-arg] # likewise
     """Calls spread over three processes, handed over as JSON and merged, equal the same calls recorded in one."""
@@ -152,7 +149,6 @@ def test_merged_parts_are_what_one_recorder_would_hold(calls: list[tuple]) -> No
     assert plain(merged(handed)) == plain(whole)
 
 
-@settings(deadline=None)
 @given(calls=CALLS)
 def test_json_and_back_changes_nothing(calls: list[tuple]) -> None:  # type: ignore[type-arg] # likewise
     """What was written to run.json is read back as it was, the environment and unmeasured figures included."""
@@ -165,7 +161,6 @@ def test_json_and_back_changes_nothing(calls: list[tuple]) -> None:  # type: ign
     assert json.dumps(Run.from_json(json.loads(text)).to_json()) == text
 
 
-@settings(deadline=None)
 @given(calls=CALLS)
 def test_every_check_is_counted_once(calls: list[tuple]) -> None:  # type: ignore[type-arg] # likewise
     """Answered and failed checks make up those asked, in the series and over the seconds alike."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.measured import Recorder
@@ -190,7 +190,6 @@ def test_a_file_that_is_no_toml_says_where(tmp_path: Path, content: bytes, probl
         read(path)
 
 
-@settings(deadline=None)
 @given(
     st.recursive(
         st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
@@ -220,7 +219,6 @@ def test_any_document_is_an_sla_or_has_problems(content: dict[str, Any]) -> None
 # -- judging
 
 
-@settings(deadline=None)
 @given(latency_us=st.integers(1, 10_000_000), limit_ms=st.integers(1, 10_000))
 def test_a_percentile_passes_up_to_and_with_its_limit(latency_us: int, limit_ms: int) -> None:
     """At the limit passes; a thousandth above it fails."""

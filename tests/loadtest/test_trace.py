@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest import trace
@@ -44,7 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("traces")
 
 
-@settings(deadline=None)
 @given(made=ORDERS)
 def test_what_is_read_is_what_was_written(folder: Path, made: list[Order]) -> None:
     """Any orders come back equal: starts to the last bit, requests to the last byte."""
@@ -68,7 +67,6 @@ def test_a_run_s_orders_are_replayed_and_two_traces_of_one_seed_are_the_same_fil
     assert paths[0].read_bytes() == paths[1].read_bytes() != paths[2].read_bytes()
 
 
-@settings(deadline=None)
 @given(data=st.data(), made=ORDERS)
 def test_a_changed_or_cut_trace_gives_no_order(folder: Path, data: st.DataObject, made: list[Order]) -> None:
     """One byte changed, missing or added anywhere: refused before the first order."""

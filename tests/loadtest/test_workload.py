@@ -176,7 +176,6 @@ def test_requests_are_what_protobuf_would_write(traffic: list[Order]) -> None:
             assert pb.CheckRequest.FromString(item.request).SerializeToString() == item.request
 
 
-@settings(deadline=None)
 @given(sizes=st.lists(st.integers(0, 400), max_size=30), item_id=st.text(max_size=128))
 def test_a_batch_and_an_item_id_are_what_protobuf_would_write(sizes: list[int], item_id: str) -> None:
     """batch_request and with_item_id give the bytes of the messages, at every length."""
@@ -251,7 +250,7 @@ def test_the_mix_of_purchases_is_the_tenant_s(traffic: list[Order]) -> None:
         assert near(made[words], made.total(), weight / whole), text
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     names=st.sets(st.sampled_from([tenant.name for tenant in TENANTS]), min_size=1),
     profile=st.sampled_from(PROFILES),
@@ -328,7 +327,6 @@ def test_steps_climb_evenly_to_the_rate() -> None:
     assert [part.end_s for part in parts] == pytest.approx([20, 40, 60, 80, 100])
 
 
-@settings(deadline=None)
 @given(profile=st.sampled_from(PROFILES), rate=st.floats(0.1, 1e6), seconds=st.floats(1, 1e5))
 def test_stretches_cover_the_run_without_gap(profile: str, rate: float, seconds: float) -> None:
     """Stretches follow one another from 0 to the end; but for step and burst their mean is the rate."""

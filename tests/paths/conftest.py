@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.index.servers import Server, free_port
+from tests.index.servers import Server
 from tests.paths.stand import Stand
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

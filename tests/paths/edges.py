@@ -5,8 +5,8 @@ from typing import Any
 
 from edge import EdgeClient, EdgeSettings
 from proto.checker.v1 import filter_pb2
-from tests.index.servers import free_port
 from tests.paths.stand import Checker, Stand, _script
+from tests.ports import free_port
 from tests.waiting import eventually
 
 PATIENT = EdgeSettings(centre_timeout_ms=5000)

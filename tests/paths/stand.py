@@ -36,11 +36,18 @@ class Ran(NamedTuple):
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    """Poll until the condition holds; fails with `what` when it does not in time."""
+    """Poll until the condition holds; fails with `what` when it does not in time.
+
+    A look that takes long, as at every process of the machine, is taken less often: it would keep a processor from what
+    is waited for.
+    """
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.01)
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        assert began < end, f"not within {seconds:g} s: {what}"
+        time.sleep(min(0.2, max(0.01, 5 * (time.monotonic() - began))))
 
 
 class Checker:

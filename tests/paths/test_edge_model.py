@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.index.servers import Server, free_port
+from tests.index.servers import Server
 from tests.paths.edge_model import BOOKS, EdgeMachine, Rig, ServerMachine
 from tests.paths.proxy import Proxy
 from tests.paths.test_model import check
+from tests.ports import free_port
 
 
 def _add(measure: str, *who: int) -> dict[str, Any]:

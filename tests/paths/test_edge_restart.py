@@ -23,13 +23,13 @@ from edge import EdgeClient, EdgeSettings, Flight, Item
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import filter_pb2
 from tests.edge.scripted import a_snapshot, now_ms
-from tests.index.servers import free_port
 from tests.paths.edges import fixed_listen, in_step
 from tests.paths.importing import importing
 from tests.paths.people import flight
 from tests.paths.proxy import Proxy
 from tests.paths.stand import Caller, Checker, EdgeNode, Stand, _script, aside, wait_for
 from tests.paths.witness import CLEAR, Truth, Witness, person
+from tests.ports import free_port
 
 LISTED = 200
 SOON = 30.0

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import pytest
 
 from proto.checker.v1 import check_pb2 as pb
-from tests.index.servers import Server, free_port
+from tests.index.servers import Server
 from tests.paths.people import add, flight, hard_seat, heartbeat, remove, resident_id
 from tests.paths.stand import Answer, Caller, Callers, Checker, Stand, aside
+from tests.ports import free_port
 
 LISTED, LIFTED, CLEAR = resident_id(1), resident_id(2), resident_id(3)
 BARRED = ("BARRED", "MEASURE_IN_FORCE")

@@ -25,9 +25,9 @@ from loadtest import ask
 from loadtest.make_feed import Row, read_people
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import check_pb2_grpc
-from tests.index.servers import free_port
 from tests.paths.search import Secrets, forms
 from tests.paths.stand import Checker, Stand, wait_for
+from tests.ports import free_port
 
 PEOPLE = 2_000
 NAME = "章试试"

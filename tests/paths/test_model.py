@@ -237,7 +237,7 @@ class PathMachine(RuleBasedStateMachine):
 def check(machine: Any, examples: int, steps: int) -> None:
     """One stateful test with this budget."""
     machine.TestCase.settings = settings(
-        max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples, stateful_step_count=steps, suppress_health_check=list(HealthCheck)
     )
     machine.TestCase().runTest()
 

@@ -13,8 +13,8 @@ from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import check_pb2_grpc
 from tests.builders import DEBTOR
 from tests.paths.stand import Checker, Stand
+from tests.ports import free_port
 from tests.rpc.certificates import Authority
-from tests.test_metrics import free_port
 from tests.waiting import until
 
 GREEDY, MODEST = "spiffe://shop.example/greedy", "spiffe://shop.example/modest"

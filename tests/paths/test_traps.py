@@ -30,9 +30,10 @@ from checker.index.urls import open_index
 from loadtest import ask
 from loadtest.make_feed import Row, read_people
 from proto.checker.v1 import check_pb2 as pb
-from tests.index.servers import Server, free_port
+from tests.index.servers import Server
 from tests.paths.people import add, flight, resident_id
 from tests.paths.stand import Caller, Checker, Stand, aside, wait_for
+from tests.ports import free_port
 
 LISTED, CLEAR = resident_id(1), resident_id(2)
 LIMIT = 16

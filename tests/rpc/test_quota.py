@@ -40,7 +40,7 @@ def _may(quota: Quota, caller: Caller, items: int) -> bool:
     return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rate=st.floats(0.5, 5000),
     burst=st.floats(1, 5000),
@@ -66,7 +66,7 @@ def test_workers_together_never_grant_more_than_rate_and_burst(
             quota.close()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rate=st.floats(0.5, 5000),
     burst=st.floats(1, 5000),

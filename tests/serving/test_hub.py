@@ -387,7 +387,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(STEPS, st.randoms(use_true_random=False))
 async def test_whatever_the_follower_goes_through_no_watcher_is_told_more_than_it_holds(
     steps: list[str], draw: random.Random

@@ -22,7 +22,8 @@ from proto.checker.v1 import check_pb2, check_pb2_grpc
 from tests.builders import rulebook
 from tests.cli.console import SCRIPT, environment
 from tests.index.builders import an_addition
-from tests.index.servers import Server, free_port
+from tests.index.servers import Server
+from tests.ports import free_port
 from tests.serving.centre import publish
 from tests.serving.test_filter_service import TRAIN
 from tests.waiting import eventually
