@@ -132,7 +132,8 @@ class AdviceQueue:
         self._clock_ms = clock_ms
         self._store = _Store(directory, key, capacity, int(expiry_s * 1000))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="advice")  # the store is its alone
-        self._waiting = 0
+        self._waiting = 0  # on disk; counted by the thread
+        self._in_hand = 0  # taken from the ring, not on disk yet
         self._changed = asyncio.Event()
         self._callbacks: set[asyncio.Task[None]] = set()
         try:
@@ -146,7 +147,7 @@ class AdviceQueue:
     @property
     def waiting(self) -> int:
         """Answers whose question waits to be asked again, as last seen."""
-        return self._waiting + len(self._ring)
+        return self._waiting + self._in_hand + len(self._ring)
 
     @property
     def dropped(self) -> int:
@@ -231,7 +232,7 @@ class AdviceQueue:
         ]
         if known:
             try:
-                self._waiting = await self._in_thread(self._store.settle, known, self._clock_ms())
+                await self._in_thread(self._settle, known)
             except sqlite3.Error as error:
                 _log.error("the advice queue cannot be written: %s", describe(error))
                 return 0, False
@@ -307,6 +308,7 @@ class AdviceQueue:
             time.sleep(gather_s)
         self._writing = False  # from here on whoever puts something wakes us again
         batch = []
+        self._in_hand = len(self._ring)  # before they leave it: a moment too many, never too few
         with contextlib.suppress(IndexError):
             while True:
                 batch.append(self._ring.popleft())
@@ -317,6 +319,11 @@ class AdviceQueue:
         except Exception as error:  # noqa: BLE001 - the sale goes on; the operator sees counter and line
             self._lost += len(batch)
             _log.error("the advice queue cannot be written: %s", describe(error), extra={"lost": len(batch)})
+        finally:
+            self._in_hand = 0
+
+    def _settle(self, known: list[tuple[int, Verdict]]) -> None:
+        self._waiting = self._store.settle(known, self._clock_ms())
 
 
 def _jittered(seconds: float) -> float:

@@ -33,6 +33,9 @@ CACHE_KEYS = 65_536
 CACHE_S = 300.0
 BATCHES_IN_FLIGHT = 4
 """Few, so that under load batches grow instead of growing many."""
+HALVED_FROM = 16
+"""Questions of one tick that leave as two batches when none is under way. Each call costs as much as some twenty
+questions, so two cost more than one, but then centre and edge both work, in place of waiting for each other."""
 SHORTEST_S = 0.005
 """With less time left nobody is asked: the centre refuses less (`checker.rpc.interceptors.Limits.min_budget`)."""
 
@@ -191,14 +194,23 @@ class _Waiting(NamedTuple, Generic[Q, A]):
 class Coalescer(Generic[Q, A]):
     """See the module. Beyond `in_flight` batches questions wait and make the next one larger, of at most `largest`.
 
+    `halved_from`: so many leave as two batches when none is under way; None: always as one.
     `on_sent`: told of each batch at the moment it leaves.
     """
 
-    def __init__(self, send: Send[Q, A], *, in_flight: int = BATCHES_IN_FLIGHT, largest: int = MAX_BATCH) -> None:
+    def __init__(
+        self,
+        send: Send[Q, A],
+        *,
+        in_flight: int = BATCHES_IN_FLIGHT,
+        largest: int = MAX_BATCH,
+        halved_from: int | None = None,
+    ) -> None:
         self.on_sent: list[Callable[[Sequence[Q]], None]] = []
         self._send = send
         self._limit = in_flight
         self._largest = largest
+        self._halved_from = halved_from or math.inf
         self._waiting: deque[_Waiting[Q, A]] = deque()
         self._due = False
         self._under_way: dict[asyncio.Task[None], list[_Waiting[Q, A]]] = {}
@@ -231,9 +243,12 @@ class Coalescer(Generic[Q, A]):
 
     def _depart(self) -> None:
         self._due = False
+        largest, count = self._largest, len(self._waiting)
+        if count >= self._halved_from and not self._under_way:
+            largest = min(largest, (count + 1) // 2)
         while self._waiting and len(self._under_way) < self._limit:
             batch: list[_Waiting[Q, A]] = []
-            while self._waiting and len(batch) < self._largest:
+            while self._waiting and len(batch) < largest:
                 one = self._waiting.popleft()
                 if not one.answer.done():  # else its asker has gone
                     batch.append(one)

@@ -227,22 +227,20 @@ class Road(Generic[Q, A]):
         self.calls += 1
         self._hedge_budget.earn()
         self._retry_budget.earn()
-        answers = await self._ask(first, self._request(questions), len(questions), now, until)
+        answers = await self._ask(first, self._request(questions), len(questions), until)
         if isinstance(answers, _Missed):
             return self._fail(questions, answers.failure, answers.text)
         return self._read(answers)
 
     # The calls
 
-    async def _ask(
-        self, first: _Address, raw: bytes, count: int, now: float, until: float
-    ) -> Sequence[pb.CheckResponse] | _Missed:
+    async def _ask(self, first: _Address, raw: bytes, count: int, until: float) -> Sequence[pb.CheckResponse] | _Missed:
         """The first good answer to a call, its hedge and its retry; else how the last of them failed."""
         probing = bool(first.shut_until)  # bounded by its pause, so its hedge and its retry cost no budget
         if len(self._addresses) == 1:
             answer = await self._call(first, raw, count, until, probe=first.enter())
         else:
-            answer = await self._hedged(first, raw, count, min(until, now + self._latencies.p95), until)
+            answer = await self._hedged(first, raw, count, until)
         if not isinstance(answer, _Missed):
             return answer
         now = asyncio.get_running_loop().time()
@@ -253,12 +251,13 @@ class Road(Generic[Q, A]):
         return await self._call(again, raw, count, until, probe=again.enter())
 
     async def _hedged(
-        self, first: _Address, raw: bytes, count: int, hedge_at: float, until: float
+        self, first: _Address, raw: bytes, count: int, until: float
     ) -> Sequence[pb.CheckResponse] | _Missed:
-        """The first good answer to a call and, if that is not back by `hedge_at`, to one at another address."""
+        """The first good answer to a call and, if that is later than usual, to one at another address."""
         loop = asyncio.get_running_loop()
         probing = bool(first.shut_until)
         began = loop.time()
+        hedge_at = min(until, began + self._latencies.p95)
 
         def start(address: _Address) -> "asyncio.Task[Sequence[pb.CheckResponse] | _Missed]":
             return loop.create_task(self._call(address, raw, count, until, probe=address.enter()))

@@ -2,7 +2,7 @@
 
     VerdictCache    answers at once for those whom the exact index is known not to hold
     SingleFlight    equal questions that have not left yet become one
-    Coalescer       all questions of one tick become one batch
+    Coalescer       all questions of one tick become one batch, or two when they are many
     Remote.send     the batch goes to the centre: deadline, breaker, hedge, retry
 
 The cache is first because it costs least. Single flight stands before coalescing, so that a batch holds each question
@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from edge.centre import Centre
-from edge.exact import BATCHES_IN_FLIGHT, CACHE_KEYS, CACHE_S, Coalescer, SingleFlight, VerdictCache
+from edge.exact import BATCHES_IN_FLIGHT, CACHE_KEYS, CACHE_S, HALVED_FROM, Coalescer, SingleFlight, VerdictCache
 from edge.live import Live
 from edge.question import Ask, Question, Verdict
 from edge.remote import CONNECTIONS, TIMEOUT_S, Remote
@@ -47,7 +47,7 @@ def build(
 ) -> Stack:
     """The stack over one centre. `timeout_s`: the longest a question may take; `connections`: to each address."""
     remote = Remote(centre, live, timeout_s=timeout_s, connections=connections)
-    coalescer = Coalescer(remote.send, in_flight=batches_in_flight)
+    coalescer = Coalescer(remote.send, in_flight=batches_in_flight, halved_from=HALVED_FROM)
     single = SingleFlight(coalescer)
     coalescer.on_sent.append(single.sent)
     return Stack(VerdictCache(single, live, keys=cache_keys, seconds=cache_s), coalescer, remote)

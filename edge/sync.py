@@ -99,6 +99,10 @@ class SyncFailed(CheckerError):
     status = grpc.StatusCode.UNAVAILABLE
 
 
+class _NothingYet(SyncFailed):
+    """The centre is there and has published no snapshot so far."""
+
+
 class _Displaced(SyncFailed):
     """The journal does not know our position."""
 
@@ -188,6 +192,7 @@ class Sync:
         self._fetch_wanted = asyncio.Event()
         self._fetch_failures = 0
         self._arrivals = Arrivals(self._pace.arrival)
+        self._nothing_yet = ""  # what a centre said that has published nothing
         self._spoils = 0  # downloads thrown away since one was put in place
         self._spoilt: _Spoilt | None = None
         self._watch_failures = 0
@@ -268,7 +273,9 @@ class Sync:
             async with asyncio.timeout(timeout_s):
                 return await self._once()
         except TimeoutError:
-            raise SyncFailed(f"the centre could not be caught up with in {timeout_s:g} s: try again") from None
+            why = f" ({self._nothing_yet})" if self._nothing_yet else ""
+            text = f"the centre could not be caught up with in {timeout_s:g} s: try again{why}"
+            raise SyncFailed(text) from None
         finally:
             await self.stop()
 
@@ -281,6 +288,10 @@ class Sync:
                 while await self._refresh(address):
                     pass
                 await self._follow(address, until_beat=True)
+            except _NothingYet as error:  # as a centre that has just been started
+                self._nothing_yet = str(error)
+                await asyncio.sleep(self._pace.look * random.uniform(0.5, 1))  # noqa: S311 - spreads load
+                continue
             except (SyncFailed, Overloaded) as error:
                 failures += 1
                 if failures > 2 * len(self._centre.addresses):
@@ -823,7 +834,7 @@ def _failed(address: str, error: grpc.aio.AioRpcError) -> CheckerError:
     text = f"centre {address}: {error.code().name}: {(error.details() or '')[:200]}"
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Overloaded(text, _retry_info_s(error))
-    return SyncFailed(text)
+    return _NothingYet(text) if error.code() is grpc.StatusCode.NOT_FOUND else SyncFailed(text)
 
 
 def _retry_info_s(error: grpc.aio.AioRpcError) -> float:

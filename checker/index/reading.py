@@ -6,6 +6,7 @@
 - Each pipeline begins with ROLE; a replica's answers count for nothing. A connection's server is also asked for its
   identity (`identity`: new after every restart and every promotion) when the connection is made and again whenever half
   a second has passed: unless that identity is known to be reconciled, its answers count for nothing either.
+- A time-out is a silent server's, not a process's that stood still: what came meanwhile is read before it counts.
 - Breaker: after three failures or late answers in a row every question is answered `None` at once, while one
   background task tries to get a working connection; with that, reading goes on by itself.
 """
@@ -24,6 +25,9 @@ Fields = list[bytes]
 """A hash as the server sends it: field, value, field, value, ..."""
 
 FAILURES_TO_OPEN: Final = 3
+TURNS: Final = 3
+"""Of the event loop between a time-out and its verdict. After a standstill of the process timers may run before the
+socket is read; reading takes a turn, and waking whoever parses what was read another."""
 IDENTITY_AGE_S: Final = 0.5
 _CONNECT_TIMEOUT_S: Final = 1.0
 _FIRST_DELAY_S: Final = 0.01
@@ -52,6 +56,32 @@ def unpromoted(name: str) -> str | None:
     """The same process's identity before it was ever promoted; None if that is what `name` is."""
     run, _, before = name.partition(":")
     return None if before == NEVER_PROMOTED else f"{run}:{NEVER_PROMOTED}"
+
+
+class _Bound:
+    """`asyncio.timeout`, that lets `TURNS` pass first."""
+
+    __slots__ = ("_handle", "_limit", "_seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._limit = asyncio.timeout(None)
+        self._handle: asyncio.Handle
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+        self._handle = asyncio.get_running_loop().call_later(self._seconds, self._turn, TURNS)
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._handle.cancel()
+        await self._limit.__aexit__(*error)  # raises TimeoutError itself
+
+    def _turn(self, left: int) -> None:
+        loop = asyncio.get_running_loop()
+        if left:
+            self._handle = loop.call_soon(self._turn, left - 1)
+        else:
+            self._limit.reschedule(loop.time())
 
 
 class Ask:
@@ -178,7 +208,7 @@ class Reader:
         packed += [pack((b"HGETALL", name)) for ask in batch for name in ask.names]
         try:
             # The callers' own timers come first; this one bounds how long a silent connection is kept.
-            async with asyncio.timeout(2 * self._timeout_s + 2 * len(packed) * KEY_TIMEOUT_S):
+            async with _Bound(2 * self._timeout_s + 2 * len(packed) * KEY_TIMEOUT_S):
                 replies = await exchange(link.connection, b"".join(packed), len(packed))
         except UNREACHABLE as error:
             self._busy -= 1

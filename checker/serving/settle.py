@@ -9,8 +9,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from checker.core.freshness import AsOf
-from checker.core.lookup import NeedExact, View, finish
+from checker.core.freshness import AsOf, is_stale
+from checker.core.lookup import NeedExact, finish
 from checker.core.measure import Measure
 from checker.errors import CheckerError
 from checker.index.base import KEY_TIMEOUT_S, ExactIndex
@@ -50,26 +50,33 @@ class IndexSettler:
         found = await self._read(keys, until)
         now_ms = self._clock_ms()
         settled = Settled([finish(need, found, as_of, now_ms) for need in needs], [as_of] * len(needs))
-        if self._live.doubted is not None:
-            self._vouch(self._live.doubted, needs, found, settled)
+        if None in found.values():
+            self._vouch(needs, found, settled, now_ms)
         return settled
 
-    @staticmethod
     def _vouch(
-        doubted: View, needs: Sequence[NeedExact], found: Mapping[bytes, tuple[Measure, ...] | None], settled: Settled
+        self,
+        needs: Sequence[NeedExact],
+        found: Mapping[bytes, tuple[Measure, ...] | None],
+        settled: Settled,
+        now_ms: int,
     ) -> None:
-        """Clear those whom the index did not answer about and the last good filter, now in doubt, does not hold.
+        """Clear those whom the index did not answer about and whom the filter does not hold, as it is now.
 
-        They were asked about only because that filter may lack the newest keys: if the index is lost as well, whom it
-        clears is still ALLOWED, with STALE_DATA and as of that filter, and not everybody UNKNOWN. Not who asks how far
-        the feed is known: that is just what such a filter cannot say.
+        They were asked about because there was no filter in use, or one that has been replaced meanwhile. While the
+        last good one is in doubt, since it may lack the newest keys, it still vouches, with STALE_DATA and as of
+        itself: if the index is lost as well, not everybody is UNKNOWN. Not for who asks how far the feed is known: that
+        is just what such a filter cannot say.
         """
+        doubted = self._live.doubted
+        view = doubted or self._live.view
+        stale = doubted is not None or is_stale(view.as_of, view.limits, now_ms)
         for place, need in enumerate(needs):
-            if need.query.min_feed_sequence:
+            if need.query.min_feed_sequence > (0 if doubted else view.as_of.feed_sequence):
                 continue
-            if all(found.get(key) is None and key not in doubted.filter for key in need.keys):
-                settled.decisions[place] = need.screened.miss_stale
-                settled.as_of[place] = doubted.as_of
+            if all(found.get(key) is None and key not in view.filter for key in need.keys):
+                settled.decisions[place] = need.screened.miss_stale if stale else need.screened.miss
+                settled.as_of[place] = view.as_of
 
     async def _read(self, keys: list[bytes], until: float) -> dict[bytes, tuple[Measure, ...] | None]:
         self.read += len(keys)
