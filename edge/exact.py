@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
+from checker import patience
 from checker.core.stand_in import Age, Failure
 from checker.wire import MAX_BATCH
 from edge.live import Live
@@ -154,7 +155,7 @@ class SingleFlight:
             waiting: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
             joined.append(waiting)
             try:
-                async with asyncio.timeout_at(deadline):
+                async with patience.timeout_at(deadline):
                     verdict = await waiting
             except TimeoutError:
                 raise CentreFailed(Failure.LATE, "the centre did not answer in time") from None
@@ -272,8 +273,11 @@ class Coalescer(Generic[Q, A]):
         self._look_at = at
         self._timer = asyncio.get_running_loop().call_at(at, self._look)
 
-    def _look(self) -> None:
+    def _look(self, turns: int = patience.TURNS) -> None:
         """Whoever's deadline has come hears that the centre is late."""
+        if turns:
+            asyncio.get_running_loop().call_soon(self._look, turns - 1)
+            return
         now = asyncio.get_running_loop().time() + _TIMER_S
         self._look_at, self._timer = math.inf, None
         earliest = math.inf

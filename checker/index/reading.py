@@ -18,6 +18,7 @@ from typing import Any, Final
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import MovedError, RedisError, ResponseError
 
+from checker import patience
 from checker.index.base import KEY_TIMEOUT_S
 from checker.index.node import UNREACHABLE, Node, drop, exchange, pack
 
@@ -25,9 +26,6 @@ Fields = list[bytes]
 """A hash as the server sends it: field, value, field, value, ..."""
 
 FAILURES_TO_OPEN: Final = 3
-TURNS: Final = 3
-"""Of the event loop between a time-out and its verdict. After a standstill of the process timers may run before the
-socket is read; reading takes a turn, and waking whoever parses what was read another."""
 IDENTITY_AGE_S: Final = 0.5
 _CONNECT_TIMEOUT_S: Final = 1.0
 _FIRST_DELAY_S: Final = 0.01
@@ -56,32 +54,6 @@ def unpromoted(name: str) -> str | None:
     """The same process's identity before it was ever promoted; None if that is what `name` is."""
     run, _, before = name.partition(":")
     return None if before == NEVER_PROMOTED else f"{run}:{NEVER_PROMOTED}"
-
-
-class _Bound:
-    """`asyncio.timeout`, that lets `TURNS` pass first."""
-
-    __slots__ = ("_handle", "_limit", "_seconds")
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._limit = asyncio.timeout(None)
-        self._handle: asyncio.Handle
-
-    async def __aenter__(self) -> None:
-        await self._limit.__aenter__()
-        self._handle = asyncio.get_running_loop().call_later(self._seconds, self._turn, TURNS)
-
-    async def __aexit__(self, *error: Any) -> None:
-        self._handle.cancel()
-        await self._limit.__aexit__(*error)  # raises TimeoutError itself
-
-    def _turn(self, left: int) -> None:
-        loop = asyncio.get_running_loop()
-        if left:
-            self._handle = loop.call_soon(self._turn, left - 1)
-        else:
-            self._limit.reschedule(loop.time())
 
 
 class Ask:
@@ -208,7 +180,8 @@ class Reader:
         packed += [pack((b"HGETALL", name)) for ask in batch for name in ask.names]
         try:
             # The callers' own timers come first; this one bounds how long a silent connection is kept.
-            async with _Bound(2 * self._timeout_s + 2 * len(packed) * KEY_TIMEOUT_S):
+            bound_s = 2 * self._timeout_s + 2 * len(packed) * KEY_TIMEOUT_S
+            async with patience.timeout_at(self._loop.time() + bound_s):
                 replies = await exchange(link.connection, b"".join(packed), len(packed))
         except UNREACHABLE as error:
             self._busy -= 1

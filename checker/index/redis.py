@@ -34,7 +34,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from checker import faults
+from checker import faults, patience
 from checker.core.measure import Addition, Change, Measure, decode
 from checker.errors import CheckerError, IndexRefused, IndexUnavailable
 from checker.index import functions, generations
@@ -65,7 +65,7 @@ from checker.index.planning import (
     unpacked,
 )
 from checker.index.publications import RedisPublications
-from checker.index.reading import TURNS, Ask, Fields, Reader, fields_of, unpromoted
+from checker.index.reading import Ask, Fields, Reader, fields_of, unpromoted
 from checker.index.routing import Routing
 from checker.index.store import Session, Store, all_of
 
@@ -253,7 +253,7 @@ class RedisIndex:
             timer.cancel()
         return found
 
-    def _too_late(self, asked: dict[Node, Ask], full_time: bool, turns: int = TURNS) -> None:
+    def _too_late(self, asked: dict[Node, Ask], full_time: bool, turns: int = patience.TURNS) -> None:
         if turns:
             asyncio.get_running_loop().call_soon(self._too_late, asked, full_time, turns - 1)
             return

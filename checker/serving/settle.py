@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from checker import patience
 from checker.core.freshness import AsOf, is_stale
 from checker.core.lookup import NeedExact, finish
 from checker.core.measure import Measure
@@ -91,7 +92,7 @@ class IndexSettler:
 
     async def _refreshed(self, as_of: AsOf, until: float) -> AsOf:
         try:
-            async with asyncio.timeout_at(until):
+            async with patience.timeout_at(until):
                 head = await self._index.head()
         except (CheckerError, TimeoutError):
             return as_of

@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 import grpc
@@ -17,6 +17,7 @@ from checker.core.purchase import Train
 from checker.core.stand_in import Failure
 from checker.wire import purchase_message
 from edge.centre import Centre
+from edge.exact import Coalescer, SingleFlight
 from edge.live import Live
 from edge.question import CentreFailed, Question, Verdict
 from edge.remote import (
@@ -34,13 +35,14 @@ from proto.checker.v1 import filter_pb2
 from tests.builders import KEY, NOW
 from tests.edge.asking import Clock, a_key, a_live, a_question, beat
 from tests.edge.centres import a_centre, a_centre_process, answering, not_listed, refusing
+from tests.ports import free_port
 from tests.waiting import eventually
 
 ONE = [a_question(1)]
 
 
 @contextlib.asynccontextmanager
-async def a_road(*addresses: str, live: Live | None = None, timeout_s: float = 5.0) -> AsyncIterator[Remote]:
+async def a_road(*addresses: str, live: Live | None = None, timeout_s: float = 60.0) -> AsyncIterator[Remote]:
     """A road to these addresses. The time-out is far off unless the test is about it: machines can be busy."""
     centre = Centre(addresses)
     try:
@@ -49,7 +51,7 @@ async def a_road(*addresses: str, live: Live | None = None, timeout_s: float = 5
         await centre.close()
 
 
-async def ask(remote: Remote, questions: list[Question] | None = None, seconds: float = 5.0) -> Any:
+async def ask(remote: Remote, questions: list[Question] | None = None, seconds: float = 60.0) -> Any:
     """The first answer; `seconds`: the caller's deadline."""
     answers = await remote.send(questions or ONE, asyncio.get_running_loop().time() + seconds)
     assert len(answers) == len(questions or ONE)
@@ -62,11 +64,12 @@ def failure(answer: Any) -> Failure:
     return answer.failure
 
 
-def nobody() -> str:
-    """An address where nobody listens."""
+@contextlib.contextmanager
+def nobody() -> Iterator[str]:
+    """An address where nobody listens, nor will: it is held."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{held.getsockname()[1]}"
+        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 # --- what is asked and what is answered --------------------------------------------------------------------------
@@ -87,7 +90,7 @@ async def test_a_question_arrives_as_it_was_asked_and_its_answer_comes_back() ->
     purchase = purchase_message(Train("G1", "O", "二等座", is_emu=False, is_standing=False))
     question = Question(a_key(1), KEY.key_id, 4, True, a_key(9), purchase, NOW, NOW + 1500, 41)
     async with a_centre(behave) as centre, a_road(centre.address) as remote:
-        answers = await remote.send([question, a_question(2)], asyncio.get_running_loop().time() + 5)
+        answers = await remote.send([question, a_question(2)], asyncio.get_running_loop().time() + 60)
     first, second = centre.requests[0].items
     subject = first.subject
     assert (subject.key.digest, subject.key.key_id, subject.key.document_type) == (a_key(1), KEY.key_id, 4)
@@ -144,7 +147,7 @@ async def test_an_answer_of_another_length_answers_nobody(kept: int) -> None:
 
     live = a_live()
     async with a_centre(behave) as centre, a_road(centre.address, live=live) as remote:
-        answers = await remote.send([a_question(1), a_question(2)], asyncio.get_running_loop().time() + 5)
+        answers = await remote.send([a_question(1), a_question(2)], asyncio.get_running_loop().time() + 60)
         assert [failure(answer) for answer in answers] == [Failure.UNREACHABLE] * 2
     assert any("upgrade" in alarm for alarm in live.alarms.values())
 
@@ -163,12 +166,12 @@ async def test_a_refused_item_fails_alone_and_raises_an_alarm_once(caplog: pytes
     caplog.set_level(logging.ERROR, "edge")
     async with a_centre(behave) as centre, a_road(centre.address, live=live) as remote:
         for _ in range(3):
-            answers = await remote.send([a_question(1), a_question(2)], asyncio.get_running_loop().time() + 5)
+            answers = await remote.send([a_question(1), a_question(2)], asyncio.get_running_loop().time() + 60)
             assert failure(answers[0]) is Failure.UNREACHABLE
             assert isinstance(answers[1], Verdict)
     (alarm,) = live.alarms.values()
     assert "roles file" in alarm
-    assert len(caplog.records) == 1
+    assert len([record for record in caplog.records if record.name == "edge.remote"]) == 1
 
 
 async def test_a_refused_call_is_an_alarm_and_no_reason_to_go_away() -> None:
@@ -193,44 +196,49 @@ async def slow(request: pb.BatchCheckRequest, context: Any) -> pb.BatchCheckResp
     raise AssertionError
 
 
-@pytest.mark.parametrize(("timeout_s", "deadline_s"), [(0.1, 5.0), (5.0, 0.1)])
+@pytest.mark.parametrize(("timeout_s", "deadline_s"), [(0.1, 3600), (3600, 0.1)])
 async def test_a_slow_centre_is_late(timeout_s: float, deadline_s: float) -> None:
     """LATE at the caller's deadline or at our time-out, whichever is earlier."""
     async with a_centre(slow) as centre, a_road(centre.address, timeout_s=timeout_s) as remote:
         start = time.monotonic()
-        assert failure(await ask(remote, seconds=deadline_s)) is Failure.LATE
-        assert 0.08 < time.monotonic() - start < 1.5
+        async with asyncio.timeout(30):
+            assert failure(await ask(remote, seconds=deadline_s)) is Failure.LATE
+        assert time.monotonic() - start > 0.08
 
 
 async def test_a_dead_centre_is_unreachable_and_after_a_few_calls_costs_nothing() -> None:
-    """Nobody listens: UNREACHABLE; with the breaker shut far below a millisecond, without a call."""
-    async with a_road(nobody()) as remote:
-        for _ in range(3):
-            assert failure(await ask(remote)) is Failure.UNREACHABLE
-        before = remote.calls
-        best = min([await timed(remote) for _ in range(20)])
-        assert best < 0.0005
-        assert remote.calls - before <= 1
+    """Nobody listens: UNREACHABLE; with the breaker shut without a call, and without waiting for anything."""
+    with nobody() as address:
+        async with a_road(address) as remote:
+            for _ in range(3):
+                assert failure(await ask(remote)) is Failure.UNREACHABLE
+            (breaker,) = remote._addresses
+            assert breaker.shut_until
+            breaker.shut_until += 3600  # so that no probe falls due meanwhile
+            before = remote.calls
+            for _ in range(20):
+                assert failure(at_once(ask(remote))) is Failure.UNREACHABLE
+            assert remote.calls == before
 
 
-async def timed(remote: Remote) -> float:
-    """Seconds one failing question takes."""
-    start = time.perf_counter()
-    assert failure(await ask(remote)) is Failure.UNREACHABLE
-    return time.perf_counter() - start
+def at_once(asking: Coroutine[Any, Any, Any]) -> Any:
+    """What it returns without having waited."""
+    with pytest.raises(StopIteration) as returned:
+        asking.send(None)
+    return returned.value.value
 
 
 async def test_a_centre_that_comes_back_is_found_by_a_probe() -> None:
     """Shut, then something listens there again: within a few pauses questions are answered, each failed probe costing
     one batch."""
-    async with a_centre() as centre, a_road(centre.address) as remote:
-        address = centre.address
+    address = f"127.0.0.1:{free_port()}"
+    async with a_centre(address=address), a_road(address) as remote:
         assert isinstance(await ask(remote), Verdict)
     async with a_road(address) as remote:
         while remote._addresses[0].shut_until == 0:
             assert failure(await ask(remote)) is Failure.UNREACHABLE
         async with a_centre(address=address):
-            until = time.monotonic() + 10
+            until = time.monotonic() + 60
             while not isinstance(await ask(remote), Verdict):
                 assert time.monotonic() < until
                 await asyncio.sleep(0.01)
@@ -256,8 +264,9 @@ async def test_a_centre_that_signed_off_is_named_as_such() -> None:
     clock = Clock()
     live = a_live(clock)
     beat(live, clock, signing_off=True)
-    async with a_road(nobody(), live=live) as remote:
-        assert failure(await ask(remote)) is Failure.SIGNED_OFF
+    with nobody() as address:
+        async with a_road(address, live=live) as remote:
+            assert failure(await ask(remote)) is Failure.SIGNED_OFF
 
 
 async def test_a_hurried_caller_does_not_shut_the_breaker_for_others() -> None:
@@ -315,6 +324,13 @@ async def test_retries_keep_to_their_budget() -> None:
         assert len(centre.requests) == 300 + remote.retries
 
 
+@pytest.fixture
+def long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left alone stays so for the whole of the test."""
+    monkeypatch.setattr("edge.remote.PAUSE_S", 3600.0)
+
+
+@pytest.mark.usefixtures("long_pauses")
 async def test_a_full_centre_is_left_alone_for_a_while() -> None:
     """RESOURCE_EXHAUSTED: the same batch goes to the other address, and the full one has its peace."""
     async with (
@@ -328,6 +344,7 @@ async def test_a_full_centre_is_left_alone_for_a_while() -> None:
         assert len(free.requests) == 10
 
 
+@pytest.mark.usefixtures("long_pauses")
 async def test_a_full_centre_with_no_other_is_not_asked_again_at_once() -> None:
     """It is not even retried."""
     async with a_centre(refusing(grpc.StatusCode.RESOURCE_EXHAUSTED)) as full, a_road(full.address) as remote:
@@ -346,7 +363,11 @@ async def test_a_late_answer_is_sought_at_a_second_address_within_the_budget() -
             await asyncio.sleep(3600)
         return await answering(request, context)
 
-    async with a_centre(behave) as first, a_centre() as second, a_road(first.address, second.address) as remote:
+    async with (
+        a_centre(behave) as first,
+        a_centre() as second,
+        a_road(first.address, second.address, timeout_s=3600) as remote,
+    ):
         for _ in range(200):
             await ask(remote)
         before = remote.hedges
@@ -355,9 +376,8 @@ async def test_a_late_answer_is_sought_at_a_second_address_within_the_budget() -
         # One in twenty is later than the usual time also in good health, so what is left of the budget is a matter of
         # luck. That it is kept to is the next test's claim; here is something left of it.
         remote._hedge_budget = Budget(HEDGE_SHARE, HEDGE_BURST)
-        start = time.monotonic()
-        assert isinstance(await ask(remote), Verdict)
-        assert time.monotonic() - start < 1.0  # not the time-out of 5 s
+        async with asyncio.timeout(30):  # not the time-out and the deadline of an hour
+            assert isinstance(await ask(remote, seconds=3600), Verdict)
         assert remote.hedges == before + 1
         await eventually(lambda: first.cancelled)
 
@@ -439,20 +459,57 @@ async def test_an_alarm_ends_when_the_centre_has_answered_without_it_for_a_minut
         assert not live.alarms
 
 
+async def test_an_answer_that_came_while_the_process_stood_still_counts() -> None:
+    """Somebody blocks the event loop until after the deadline; the answer came in time and lies in the socket: who
+    asked gets it, and so does who joined the question."""
+    with a_centre_process() as (address, _):
+        async with a_road(address, address.replace("127.0.0.1", "localhost")) as remote:
+            ask = SingleFlight(Coalescer(remote.send))
+            loop = asyncio.get_running_loop()
+            assert isinstance(await ask(a_question(1), loop.time() + 30), Verdict)  # connected
+            both = [asyncio.create_task(ask(a_question(1), loop.time() + 3)) for _ in range(2)]
+            for _ in range(8):  # turns, in which the question leaves
+                await asyncio.sleep(0)
+            stand_still(3.2)
+            assert [*map(type, await asyncio.gather(*both))] == [Verdict, Verdict]
+            assert remote.calls == 2
+
+
+def stand_still(seconds: float) -> None:
+    """As a blocking call in somebody's coroutine."""
+    time.sleep(seconds)
+
+
 async def test_one_address_is_never_hedged() -> None:
     """There is nowhere else to ask, however late it is."""
-    async with a_centre(slow) as centre, a_road(centre.address, timeout_s=0.05) as remote:
-        await ask(remote)
+    async with a_centre(slow) as centre, a_road(centre.address) as remote:
+        remote._latencies = Usual(0.003, 0.003)
+        asking = asyncio.create_task(ask(remote))
+        await eventually(lambda: centre.requests, seconds=30)
+        await asyncio.sleep(0.1)  # long after the usual time
         assert remote.hedges == 0
         assert len(centre.requests) == 1
+        assert not asking.done()
+        asking.cancel()
+        await asyncio.wait([asking])
 
 
-async def test_a_frozen_centre_costs_a_few_late_answers_then_none() -> None:
+async def test_a_frozen_centre_costs_a_few_late_answers_then_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first address is stopped by SIGSTOP, as a machine that hangs: its connection stands, nothing comes. After a
     few answers that were late, all questions are answered by the second."""
     with a_centre_process() as (frozen, process):
-        async with a_centre() as good, a_road(frozen, good.address, timeout_s=0.2) as remote:
+        async with a_centre() as good, a_road(frozen, good.address) as remote:
             assert isinstance(await ask(remote), Verdict)
+            first = remote._addresses[0]
+            call = first.call
+
+            def soon_late(centre: Centre, raw: bytes, timeout: float) -> Any:
+                # The time-out is near for what hangs only: the second address may be as slow as this machine. And far
+                # for a probe, whose hedge is to win however late it is.
+                return call(centre, raw, timeout if first.shut_until else min(timeout, 0.2))
+
+            monkeypatch.setattr(first, "call", soon_late)
+            remote._latencies = Usual(0.05, 0.05)
             process.send_signal(signal.SIGSTOP)
             try:
                 answers = [await ask(remote) for _ in range(40)]
@@ -466,10 +523,9 @@ async def test_a_frozen_centre_costs_a_few_late_answers_then_none() -> None:
 async def test_a_killed_centre_is_unreachable_at_once() -> None:
     """`kill -9` under a kept connection: the next questions fail long before their deadline."""
     with a_centre_process() as (address, process):
-        async with a_road(address) as remote:
+        async with a_road(address, timeout_s=3600) as remote:
             assert isinstance(await ask(remote), Verdict)
             process.kill()
             process.wait(10)
-            start = time.monotonic()
-            assert failure(await ask(remote)) is Failure.UNREACHABLE
-            assert time.monotonic() - start < 2.0
+            async with asyncio.timeout(30):
+                assert failure(await ask(remote, seconds=3600)) is Failure.UNREACHABLE
