@@ -241,6 +241,7 @@ def test_sync_once_and_status_of_a_directory(stand: EdgeStand, centre: Checker, 
     was changed on disk is refused with the reason."""
     data, key = tmp_path / "edge", stand.key_for_edges()
     where = ("--centre", centre.address, "--data", data, "--key-file", key)
+    until(lambda: run("sync-once", *where[:3], tmp_path / "other", *where[4:]).code == 0, 30)  # it has published
     first, again = (
         json.loads(run("sync-once", *where, "--json").out),
         json.loads(run("sync-once", *where, "--json").out),
@@ -314,7 +315,7 @@ def test_status_of_a_node(stand: EdgeStand, centre: Checker) -> None:
         found: dict[str, Any] = json.loads(run("status", "--target", node.address, "--json").out)
         return found
 
-    until(lambda: told()["centre"] == "reachable" and told()["epoch"], 20)
+    until(lambda: told()["centre"] == "reachable" and told()["epoch"], 60)
     status = told()
     assert status["name"] == "desk 4"
     assert status["canary_in_filter"]

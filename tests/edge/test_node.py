@@ -93,7 +93,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
             *PATIENTLY,
         )
         made = Secured(stand, authority.cert, certificates, centre, edge, data / "key.json")
-        until(lambda: asyncio.run(_in_step(made)), 30)
+        until(lambda: asyncio.run(_in_step(made)), 60)
         yield made
     finally:
         stand.close()
@@ -289,7 +289,7 @@ def node(stand: EdgeStand, centre: Checker) -> Checker:
     data = stand.folder / "node"
     where = ("--centre", centre.address, "--data", data, "--listen", "127.0.0.1:0")
     made = stand.node(*where, "--workers", "2", "--name", "here", *PATIENTLY)
-    until(lambda: all(status(made).epoch for _ in range(6)), 30)
+    until(lambda: all(status(made).epoch for _ in range(6)), 60)
     return made
 
 
@@ -319,7 +319,7 @@ async def test_workers_share_directory_port_and_numbers(node: Checker) -> None:
         told = [status(node) for _ in range(6)]
         return {(one.checks - before.checks, one.hits - before.hits) for one in told} == {(16, 8)}
 
-    await asyncio.to_thread(until, counted)
+    await asyncio.to_thread(until, counted, 60)
     assert {status(node).edge_id for _ in range(6)} == {before.edge_id}
     assert before.name == "here"
 
@@ -348,7 +348,7 @@ async def test_a_worker_that_dies_comes_back(node: Checker) -> None:
 
     async with Caller(node.address) as caller:
         assert (await caller.ask(people.flight(LISTED))).outcome == "BARRED"
-    await asyncio.to_thread(until, lambda: len(node.answering()) == 2, 30)
+    await asyncio.to_thread(until, lambda: len(node.answering()) == 2, 60)
     assert (await asyncio.to_thread(status, node)).checks >= before.checks
 
 
@@ -367,11 +367,16 @@ async def test_a_node_drains(stand: EdgeStand, centre: Checker, node: Checker) -
     """SIGTERM under load: it ends by itself with 0, and no caller sees a failed call."""
     flags = ("--centre", centre.address, "--data", stand.folder / "draining", "--listen", node.address)
     asked = {"listed": people.flight(LISTED), "clear": people.flight(CLEAR)}
-    other = stand.node(*flags[:-1], "127.0.0.1:0", "--drain-pause-ms", "200", *PATIENTLY)
-    async with Callers(other.address, asked, callers=8) as callers:
+    # Callers leave within the pause, also when this machine stands still for a while.
+    other = stand.node(*flags[:-1], "127.0.0.1:0", "--drain-pause-ms", "5000", *PATIENTLY)
+    async with Callers(other.address, asked, callers=8) as callers, open_channel(other.address) as channel:
         stopping = asyncio.create_task(asyncio.to_thread(other.stop))
-        await asyncio.sleep(0.1)
-        callers._stop = True
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        async with asyncio.timeout(30):
+            while (await watch.read()).status != health_pb2.HealthCheckResponse.NOT_SERVING:
+                pass
+        watch.cancel()
+        await callers.everyone_asks(1)
     assert await stopping == 0
     assert callers.failures == []
     log = other.log.read_text("utf-8")
@@ -379,39 +384,53 @@ async def test_a_node_drains(stand: EdgeStand, centre: Checker, node: Checker) -
     assert LISTED not in log
 
 
-async def test_later_word_on_unknowns_reaches_the_seller(
-    stand: EdgeStand, centre: Checker, node: Checker, listen: str
-) -> None:
+async def test_later_word_on_unknowns_reaches_the_seller(stand: EdgeStand, centre: Checker, listen: str) -> None:
     """The centre goes and comes back: what was UNKNOWN meanwhile is told by WatchAdvice as BARRED, under the id
     that the seller was given."""
+    # One worker: what it settles it hands over at once, while of two the other one finds it when it looks.
+    where = ("--centre", centre.address, "--data", stand.folder / "watched", "--listen", "127.0.0.1:0")
+    alone = stand.node(*where, "--workers", "1", *PATIENTLY)
+
+    def in_step() -> bool:
+        told = status(alone)
+        return told.centre == filter_pb2.CENTRE_STATE_REACHABLE and told.feed_sequence >= 7
+
+    await asyncio.to_thread(until, in_step, 60)
     assert await asyncio.to_thread(centre.stop) == 0
-    async with Caller(node.address) as caller:
-        unknown = await caller.ask(people.flight(LISTED), 2)
+    async with Caller(alone.address) as caller:
+        began = int(time.time())
+        unknown = await caller.ask(people.flight(LISTED))
+        answered = time.time()
         assert (unknown.outcome, unknown.response.answered_by) == ("UNKNOWN", pb.ANSWERED_BY_STAND_IN)
         assert (await caller.ask(people.flight(CLEAR))).outcome == "ALLOWED"
         watch = edge_pb2_grpc.EdgeServiceStub(caller.channel).WatchAdvice(edge_pb2.WatchAdviceRequest())
 
         await asyncio.to_thread(stand.serve, listen=listen)
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async for advice in watch:
                 if advice.decision_id == unknown.response.decision_id:
                     break
         watch.cancel()
-    assert advice.answer.outcome == pb.OUTCOME_BARRED
-    assert advice.answer.notice.zh
-    assert advice.answer.decision_id
-    assert abs(advice.ask_time.ToSeconds() - time.time()) < 60
+        answer = advice.answer
+        assert answer.decision_id not in ("", advice.decision_id)
+        if answer.outcome == pb.OUTCOME_UNKNOWN:  # a refusal grew too old on a machine that stood still: "ask again"
+            assert answer.reason == pb.REASON_DATA_STALE
+            answer = (await caller.ask(people.flight(LISTED))).response
+    assert answer.outcome == pb.OUTCOME_BARRED
+    assert answer.notice.zh
+    assert answer.decision_id
+    assert began <= advice.ask_time.ToSeconds() <= answered
 
 
 async def test_it_serves_without_snapshot_and_centre(stand: EdgeStand) -> None:
     """From the first moment: hard seats ALLOWED, the rest UNKNOWN; nobody is barred; its status says why."""
     flags = ("--centre", "127.0.0.1:1", "--data", stand.folder / "lonely", "--key-file", stand.key_for_edges())
-    lonely = stand.node(*flags, "--listen", "127.0.0.1:0")
+    lonely = stand.node(*flags, "--listen", "127.0.0.1:0", *PATIENTLY)
     async with Caller(lonely.address) as caller:
         assert (await caller.ask(people.hard_seat(LISTED))).outcome == "ALLOWED"
         answer = await caller.ask(people.flight(LISTED))
         assert (answer.outcome, answer.reason) == ("UNKNOWN", "CENTRE_UNREACHABLE")
     told = await asyncio.to_thread(status, lonely)
     assert (told.epoch, told.HasField("lag"), told.centre) == (0, False, filter_pb2.CENTRE_STATE_UNREACHABLE)
-    await eventually(lambda: status(lonely).advice_waiting == 1)
+    await eventually(lambda: status(lonely).advice_waiting == 1, 30)

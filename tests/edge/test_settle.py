@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -338,15 +337,13 @@ async def test_the_answer_is_there_before_the_deadline(seconds: float) -> None:
     async with a_centre(never) as server:  # type: ignore[arg-type]
         centre = Centre([server.address])
         live = a_live()
-        stack = build(live, centre, timeout_s=5.0)
-        settle = EdgeSettler(live, stack, Waiting(), timeout_s=5.0)
+        stack = build(live, centre, timeout_s=3600)
+        settle = EdgeSettler(live, stack, Waiting(), timeout_s=3600)
         asked = need(live)
         live.add(asked.keys)
         loop = asyncio.get_running_loop()
-        # The loop may wake late on a busy machine: the timer is what is tested.
-        start = time.monotonic()
-        settled = await settle([asked], loop.time() + seconds)
-        assert time.monotonic() - start < seconds + 0.5
+        async with asyncio.timeout(30):  # not the centre's time, an hour
+            settled = await settle([asked], loop.time() + seconds)
         assert settled.decisions[0].reason is Reason.CENTRE_LATE
         await stack.close()
         await centre.close()

@@ -13,7 +13,7 @@ from checker.errors import InvalidRequest
 from checker.rpc.interceptors import Call, Guard, Limits, Observe, current_call
 from checker.rpc.quota import Quota
 from checker.rpc.roles import Callers, Roles, require_kind
-from checker.rpc.server import RpcServer, ServerSettings, serve
+from checker.rpc.server import OnDrain, RpcServer, ServerSettings, serve
 from checker.rpc.tls import TlsFiles, server_credentials
 from checker.rpc.workers import WorkerContext
 from proto.checker.v1 import check_pb2, check_pb2_grpc
@@ -90,6 +90,7 @@ async def served(
     credentials: grpc.ServerCredentials | None = None,
     listen: str = "127.0.0.1:0",
     observe: Observe | None = None,
+    on_drain: OnDrain | None = None,
 ) -> AsyncIterator[Served]:
     """A server in this process; released and drained at the end."""
     guard = Guard(callers or Callers.plaintext(loopback=True), quota=quota, limits=limits, observe=observe)
@@ -100,6 +101,7 @@ async def served(
         guard,
         listen=listen,
         credentials=credentials,
+        on_drain=on_drain,
     )
     address = await server.start()
     try:
@@ -116,18 +118,22 @@ class Job(NamedTuple):
     quota: Any = None  # path
     tls: TlsFiles | None = None
     wait: float = 0.0
+    arrivals: str = ""  # path of a file that gets a byte for each check
     pause: float = 0.1
     fail: str = ""
 
 
 class Slow(Tiny):
-    """Takes `seconds` for each check."""
+    """Takes `seconds` for each check, and says in a file that it has come."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, arrivals: str = "") -> None:
         super().__init__()
         self._seconds = seconds
+        self._arrivals = os.open(arrivals, os.O_CREAT | os.O_WRONLY | os.O_APPEND) if arrivals else None
 
     async def _answer(self, request: check_pb2.CheckRequest) -> check_pb2.CheckResponse:
+        if self._arrivals is not None:
+            os.write(self._arrivals, b".")
         await asyncio.sleep(self._seconds)
         return await super()._answer(request)
 
@@ -148,9 +154,10 @@ def work(context: WorkerContext) -> None:
             callers = Callers.tls(job.roles)
         else:
             callers = Callers.plaintext(loopback=job.roles.anonymous is None, roles=job.roles)
+        slow = Slow(job.wait, job.arrivals)
         server = RpcServer(
-            ServerSettings(drain_pause=job.pause, drain_grace=5.0),
-            lambda registry: check_pb2_grpc.add_CheckServiceServicer_to_server(Slow(job.wait), registry),
+            ServerSettings(drain_pause=job.pause, drain_grace=15.0),
+            lambda registry: check_pb2_grpc.add_CheckServiceServicer_to_server(slow, registry),
             Guard(callers, quota=quota),
             listen=context.listen,
             credentials=server_credentials(job.tls) if job.tls else None,

@@ -1,5 +1,6 @@
 """Claims about the node-wide quota."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -117,8 +118,10 @@ def test_callers_do_not_share_and_unlimited_ones_are_never_refused(tmp_path: Pat
 def _drain(path: Path, roles: Roles, start: Any, out: "multiprocessing.Queue[int]") -> None:
     quota = Quota(path, roles, clock=lambda: 5.0)
     caller = roles.callers["a"]
-    start.wait()
-    out.put(sum(_may(quota, caller, 1) for _ in range(20_000)))
+    start.wait(60)
+    granted = sum(_may(quota, caller, 1) for _ in range(100))
+    start.wait(60)  # both have had some: the rest is for whoever is quicker
+    out.put(granted + sum(_may(quota, caller, 1) for _ in range(20_000)))
     quota.close()
 
 
@@ -132,14 +135,14 @@ def test_two_processes_at_once_share_one_bucket(tmp_path: Path) -> None:
     both = [context.Process(target=_drain, args=(tmp_path / "q", roles, start, out)) for _ in range(2)]
     for process in both:
         process.start()
-    counts = [out.get(timeout=30) for _ in both]
+    counts = [out.get(timeout=120) for _ in both]
     for process in both:
         process.join()
     out.close()
     out.join_thread()
 
     assert sum(counts) == 20_000
-    assert min(counts) > 0
+    assert min(counts) >= 100
 
 
 def test_a_torn_bucket_grants_nothing_until_it_fills_again(tmp_path: Path) -> None:
@@ -161,12 +164,22 @@ def test_a_torn_bucket_grants_nothing_until_it_fills_again(tmp_path: Path) -> No
 def test_a_worker_with_other_roles_is_refused(tmp_path: Path) -> None:
     """A quota file made for one roles file is not used with another; nothing stays open."""
     create(tmp_path / "q", _roles(_caller("a", 10, 10)))
-    before = len(os.listdir("/proc/self/fd"))
 
     with pytest.raises(UsageError, match="made for another roles file; restart"):
         Quota(tmp_path / "q", _roles(_caller("a", 20, 10)))
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert str(tmp_path / "q") not in _open_files()
+    with (tmp_path / "q").open("rb"):  # so that it would be seen
+        assert str(tmp_path / "q") in _open_files()
+
+
+def _open_files() -> set[str]:
+    """What this process holds open, by path."""
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile by another thread
+            found.add(os.readlink(link))
+    return found
 
 
 def test_the_alarm_counts_every_refusal_and_says_so_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
@@ -182,7 +195,7 @@ def test_the_alarm_counts_every_refusal_and_says_so_now_and_then(caplog: pytest.
     alarm("a", 7)
 
     assert alarm.refused == {"a": 2012, "b": 3}
-    assert [(line.caller, line.items, line.refused) for line in caplog.records] == [  # type: ignore[attr-defined]
+    assert [(line.caller, line.items, line.refused) for line in caplog.records if line.name == "test"] == [  # type: ignore[attr-defined]
         ("a", 2, 2),
         ("b", 3, 3),
         ("a", 2010, 2012),

@@ -1,6 +1,7 @@
 """Claims about one server's life: readiness, drain, sockets, what is open to all."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -28,15 +29,25 @@ def _stub(channel: grpc.aio.Channel) -> Any:
 
 
 async def _until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 -- what is waited for is the server's, it has no event of ours
             await asyncio.sleep(0.005)
 
 
 async def test_readiness_goes_first_then_calls_in_progress_finish() -> None:
     """On drain readiness is NOT_SERVING while calls are still taken; a call in progress is answered; nothing is cut."""
-    settings = ServerSettings(drain_pause=0.3, drain_grace=5.0)
-    async with served(settings=settings) as tiny, grpc.aio.insecure_channel(tiny.address) as channel:
+    settings = ServerSettings(drain_pause=0.3, drain_grace=60.0)
+    noticed = asyncio.Event()
+
+    async def held_up() -> None:
+        with contextlib.suppress(TimeoutError):  # the test has failed
+            async with asyncio.timeout(60):
+                await noticed.wait()
+
+    async with (
+        served(settings=settings, on_drain=held_up) as tiny,
+        grpc.aio.insecure_channel(tiny.address) as channel,
+    ):
         health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest(service=CHECK_SERVICE))
         assert (await watch.read()).status == SERVING
@@ -44,11 +55,14 @@ async def test_readiness_goes_first_then_calls_in_progress_finish() -> None:
         held = asyncio.ensure_future(_stub(channel).Check(CheckRequest(item_id="wait")))
         await _until(lambda: tiny.servicer.waiting)
 
+        start = time.monotonic()
         draining = asyncio.create_task(tiny.server.drain())
         assert (await watch.read()).status == NOT_SERVING
         assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
         await _stub(channel).Check(CheckRequest(item_id="still taken"))
-        await asyncio.sleep(0.4)  # beyond the pause: new calls are no longer taken
+        noticed.set()
+        await _until(lambda: tiny.guard._idle)  # new calls are no longer taken
+        assert time.monotonic() - start > 0.29
         tiny.servicer.released.set()
 
         assert (await held).item_id == "wait"
@@ -62,7 +76,7 @@ async def test_answers_made_at_the_last_moment_are_still_sent() -> None:
         held = [asyncio.ensure_future(_stub(channel).Check(CheckRequest(item_id="wait"))) for _ in range(300)]
         await _until(lambda: tiny.servicer.waiting == 300)
         draining = asyncio.create_task(tiny.server.drain())
-        await asyncio.sleep(0.1)
+        await _until(lambda: tiny.guard._idle)
         tiny.servicer.released.set()
 
         assert len(await asyncio.gather(*held)) == 300
@@ -71,7 +85,8 @@ async def test_answers_made_at_the_last_moment_are_still_sent() -> None:
 
 async def test_drain_ends_streams_without_losing_what_was_read() -> None:
     """An idle stream and a busy one: both end UNAVAILABLE in far less than the grace, the busy one's item answered."""
-    async with served(settings=QUICK) as tiny, grpc.aio.insecure_channel(tiny.address) as channel:
+    settings = QUICK._replace(drain_grace=60.0)
+    async with served(settings=settings) as tiny, grpc.aio.insecure_channel(tiny.address) as channel:
         idle, busy = _stub(channel).StreamCheck(), _stub(channel).StreamCheck()
         await idle.write(CheckRequest(item_id="a"))
         assert (await idle.read()).item_id == "a"
@@ -80,7 +95,7 @@ async def test_drain_ends_streams_without_losing_what_was_read() -> None:
 
         start = time.monotonic()
         draining = asyncio.create_task(tiny.server.drain())
-        await asyncio.sleep(0.1)
+        await _until(lambda: tiny.guard._idle)
         tiny.servicer.released.set()
         assert (await busy.read()).item_id == "wait"
         for stream in (idle, busy):
@@ -88,7 +103,7 @@ async def test_drain_ends_streams_without_losing_what_was_read() -> None:
                 await stream.read()
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await draining == 0
-        assert time.monotonic() - start < 2.0
+        assert time.monotonic() - start < 30
 
 
 async def test_what_outlives_the_grace_is_cut_and_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -158,7 +173,7 @@ async def test_a_port_in_use_is_refused() -> None:
 
 
 async def test_connections_are_asked_to_renew_and_no_call_fails() -> None:
-    """With a connection age of 0.2 s a client that calls on for a second uses several connections and sees no error."""
+    """With a connection age of 0.2 s a client that calls on renews its connection again and again and sees no error."""
     settings = QUICK._replace(connection_age=0.2, connection_grace=5.0)
     peers: set[str] = set()
 
@@ -168,10 +183,9 @@ async def test_connections_are_asked_to_renew_and_no_call_fails() -> None:
 
     callers = Callers(identify)
     async with served(callers, settings=settings) as tiny, grpc.aio.insecure_channel(tiny.address) as channel:
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end:
-            await _stub(channel).Check(CheckRequest())
-    assert len(peers) >= 2
+        async with asyncio.timeout(30):
+            while len(peers) < 3:
+                await _stub(channel).Check(CheckRequest())
 
 
 async def test_a_message_over_the_limit_is_refused() -> None:

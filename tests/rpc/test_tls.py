@@ -52,8 +52,8 @@ def _files(authority: Authority, *, mutual: bool = True) -> TlsFiles:
 async def _ask(address: str, ca: Path, pair: Pair | None, request: Any = TRAIN) -> Any:
     cert, key = (pair.cert, pair.key) if pair else (None, None)
     async with open_channel(address, ca=ca, cert=cert, key=key) as channel:
-        # Bounded: a refused handshake is retried by the channel until the deadline.
-        return await check_pb2_grpc.CheckServiceStub(channel).Check(request, timeout=3)
+        # A refused handshake is retried by the channel, a few times; the deadline is for a machine that is busy.
+        return await check_pb2_grpc.CheckServiceStub(channel).Check(request, timeout=30)
 
 
 async def _status(*args: Any) -> tuple[grpc.StatusCode, str]:
