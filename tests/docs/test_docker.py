@@ -8,7 +8,6 @@ import fnmatch
 import json
 import re
 import shlex
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from checker.cli import main
 from tests.docs import service
 from tests.docs.service import CHECKER, EDGE, ROOT
 from tests.index.servers import binary
+from tests.ports import free_port
 
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text("utf-8")
 COMPOSE = (ROOT / "docker/compose.yaml").read_text("utf-8")
@@ -276,11 +276,7 @@ def test_the_store_syncs_every_write_and_evicts_nothing(store: Path) -> None:
     assert store.stat().st_mode & 0o777 == 0o700
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+PATIENT = ("--timeout", "20")  # this and the service's own time-outs: a busy test machine is no sales system
 
 
 def test_the_compose_file_works_as_processes(store: Path, tmp_path: Path) -> None:
@@ -299,11 +295,12 @@ def test_the_compose_file_works_as_processes(store: Path, tmp_path: Path) -> Non
     words = command_of("checker")
     assert "--listen=0.0.0.0:50051" in words
     words = [word for word in words if not word.startswith(("serve", "--listen", "--metrics-listen"))]
-    more = ("--listen=0.0.0.0:0", f"--metrics-listen=127.0.0.1:{_free_port()}")
-    with service.serving(*words, *more, cwd=tmp_path, env=places) as target:
-        assert service.run(CHECKER, "health", "--target", target, cwd=tmp_path).stdout == ""
-        document = ("--document", "RESIDENT_ID:440524188001010014")
-        service.run(CHECKER, "check", "--target", target, *document, "flight", cwd=tmp_path, code=3)  # barred
+    more = ("--listen=0.0.0.0:0", f"--metrics-listen=127.0.0.1:{free_port()}")
+    served = {**places, "CHECKER_INDEX_TIMEOUT_MS": "10000"}
+    with service.serving(*words, *more, cwd=tmp_path, env=served) as target:
+        assert service.run(CHECKER, "health", "--target", target, *PATIENT, cwd=tmp_path).stdout == ""
+        bought = ("--document", "RESIDENT_ID:440524188001010014", *PATIENT, "flight")
+        service.run(CHECKER, "check", "--target", target, *bought, cwd=tmp_path, code=3)  # barred
         report = json.loads(service.run(CHECKER, "status", "--json", cwd=tmp_path, env=places).stdout)
         assert report["warnings"] == [], "the store keeps less than promised"
     service.run(CHECKER, "health", "--target", target, cwd=tmp_path, code=1)
@@ -317,10 +314,10 @@ def test_the_edge_s_image_works_as_a_process(tmp_path: Path) -> None:
     assert set(re.findall(r"(\w+)=/(?:var|etc)", " ".join(of("edge", "ENV")))) == set(places)
     where = ("--index", f"embedded:{tmp_path / 'index'}")
     service.run(CHECKER, "import", *where, str(feed), cwd=tmp_path)
-    with service.serving(*where, "--listen=127.0.0.1:0", cwd=tmp_path) as centre:
-        words = (f"--centre={centre}", "--centre-timeout-ms=5000", "--listen=0.0.0.0:0", "--insecure-plaintext")
+    with service.serving(*where, "--listen=127.0.0.1:0", "--index-timeout-ms=10000", cwd=tmp_path) as centre:
+        words = (f"--centre={centre}", "--centre-timeout-ms=10000", "--listen=0.0.0.0:0", "--insecure-plaintext")
         with service.serving(*words, cwd=tmp_path, env=places, command=EDGE) as target:
             check = json.loads(of("edge", "HEALTHCHECK")[0].partition("CMD ")[2])
-            service.run(CHECKER, *check[1:-1], target, cwd=tmp_path)
-            bought = ("--document", "RESIDENT_ID:440524188001010014", "flight")
+            service.run(CHECKER, *check[1:-1], target, *PATIENT, cwd=tmp_path)
+            bought = ("--document", "RESIDENT_ID:440524188001010014", *PATIENT, "flight")
             service.run(CHECKER, "check", "--target", target, *bought, cwd=tmp_path, code=3)

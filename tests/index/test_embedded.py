@@ -43,8 +43,11 @@ attachment.close()
 def wait_for(what: str, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
     """Poll until the condition holds; fails with `what` when it does not."""
     end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
+    while True:
+        last = time.monotonic() > end  # before the look: a machine that stood still gets one more
+        if condition():
+            return
+        assert not last, f"not within {deadline_s} s: {what}"
         time.sleep(0.02)  # looking through /proc is not free
 
 
@@ -164,19 +167,26 @@ def test_users_share_one_server_and_the_last_one_stops_it(directory: Path) -> No
         assert client.get("asked") == "answered"
 
 
-def test_attaching_is_fast_enough_for_every_command(tmp_path: Path) -> None:
-    """Best of three, whatever else the machine does: an empty index in well under a second, a running one in 0.1."""
-    cold, warm = [], []
+def test_attaching_is_fast_enough_for_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attaching waits well under a second for an empty index, at best of three, and never for a running one."""
+    pauses: list[None] = []
+    pause = embedded._pause
+
+    def counted(abandoned: threading.Event) -> None:
+        pauses.append(None)
+        pause(abandoned)
+
+    monkeypatch.setattr(embedded, "_pause", counted)
+    cold = []
     for turn in range(3):
         directory = tmp_path / str(turn)
-        began = time.monotonic()
+        pauses.clear()
         with attach(directory):
-            cold.append(time.monotonic() - began)
-            began = time.monotonic()
+            cold.append(len(pauses) * embedded._POLL_S)  # what it meant to wait: a busy machine makes it longer
+            pauses.clear()
             attach(directory).close()
-            warm.append(time.monotonic() - began)
-    assert min(cold) < 0.8  # 0.12 s on an idle machine
-    assert min(warm) < 0.1  # 2 ms
+            assert (pauses, starts(directory)) == ([], 1)
+    assert min(cold) < 0.8
     wait_for("no process left behind", lambda: all(nothing_runs(tmp_path / str(turn)) for turn in range(3)))
 
 
@@ -250,8 +260,8 @@ def test_a_killed_supervisor_takes_its_server_along_and_both_come_back(directory
             client.set("kept", "yes")
         server, supervisor = the_server(directory), the_supervisor(directory)
         os.kill(supervisor, signal.SIGKILL)
-        wait_for("the end of the old server", lambda: server not in of_server(directory), 2)
-        wait_for("another supervisor", lambda: of_supervisor(directory) not in ([], [supervisor]), 5)
+        wait_for("the end of the old server", lambda: server not in of_server(directory))
+        wait_for("another supervisor", lambda: of_supervisor(directory) not in ([], [supervisor]))
         wait_for("an answer on the same socket", lambda: answers(one.socket_path))
         assert the_supervisor(directory) != supervisor
         with client_of(one.socket_path) as client:
@@ -270,7 +280,7 @@ def test_a_server_never_outlives_its_supervisor(directory: Path) -> None:
         end(user)
     assert of_server(directory) == [server]
     os.kill(supervisor, signal.SIGKILL)
-    wait_for("the end of both", lambda: nothing_runs(directory), 2)
+    wait_for("the end of both", lambda: nothing_runs(directory))
 
 
 def test_an_orphaned_server_is_stopped_before_the_next_starts(directory: Path) -> None:

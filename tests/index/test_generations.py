@@ -72,7 +72,7 @@ async def bars(index: RedisIndex, number: int) -> list[str] | None:
 
 async def test_reload(importer: RedisIndex, worker: RedisIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way: nobody sees the new generation before the switch, everybody after; lifts hold on both."""
-    monkeypatch.setattr(generations, "SETTLE_S", 0.2)
+    monkeypatch.setattr(generations, "SETTLE_S", 3600.0)
     async with importer.lease("importer") as lease:
         await importer.apply([an_addition(n, f"M{n}", n) for n in range(1, 6)])
         await lease.advance(Head(5, 0, 0))
@@ -108,7 +108,7 @@ async def test_reload(importer: RedisIndex, worker: RedisIndex, monkeypatch: pyt
         assert (await worker.journal_read(old_journal, 0)).reset
         await worker.report("w1")
         assert not await importer.retire()
-        await asyncio.sleep(0.25)
+        monkeypatch.setattr(generations, "SETTLE_S", 0.0)
         await worker.report("w1")
         assert await importer.retire()
         assert await importer.retire()
@@ -180,6 +180,7 @@ async def test_worker_that_is_gone_holds_nothing_up(
     importer: RedisIndex, worker: RedisIndex, settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker's report runs out: one that died does not keep an old generation for ever."""
+    ttl_s = generations.WORKER_TTL_S
     monkeypatch.setattr(generations, "WORKER_TTL_S", 0.2)
     async with importer.lease("importer"):
         await worker.report("dying")
@@ -187,6 +188,7 @@ async def test_worker_that_is_gone_holds_nothing_up(
         await importer.switch(reload.number)
         assert not await importer.retire()
         await asyncio.sleep(0.25)
+        monkeypatch.setattr(generations, "WORKER_TTL_S", ttl_s)
         await importer.report("alive")
         assert await importer.retire()
 

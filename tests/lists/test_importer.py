@@ -3,8 +3,6 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,6 +26,7 @@ from checker.lists.importer import CHANGE_LOG, ImportOptions, Summary, import_fe
 from checker.lists.manifest import FeedRefused
 from checker.lists.rejects import beside as beside_rejects
 from tests.builders import rulebook
+from tests.forked import Forked
 from tests.index.servers import Server
 from tests.lists.builders import (
     COURT,
@@ -48,7 +47,6 @@ from tests.lists.builders import (
 )
 
 MARCH_2 = 1_772_380_800_000  # 2026-03-02T00:00:00+08:00
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -534,11 +532,11 @@ POINTS = [
 ]
 
 
-def run_process(url: str, state: Path, feed: Path, point: str = "") -> int:
-    """An import in a process of its own, perhaps killed at a fault point; the exit status."""
-    environment = {**os.environ, "CHECKER_FAULT_POINT": point} if point else dict(os.environ)
-    command = [sys.executable, "-m", "tests.lists.import_process", url, str(state), str(feed)]
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False, timeout=60).returncode
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Forked]:
+    """Runs imports in processes of their own."""
+    with Forked("tests.lists.import_process") as forked:
+        yield forked
 
 
 def stored(server: Server) -> dict[bytes, Any]:
@@ -565,7 +563,7 @@ async def state_of(server: Server, log: Path) -> tuple[Any, Head, Any]:
     return stored(server), head, (store.records, store.measures)
 
 
-async def test_a_kill_at_any_point_is_cured_by_running_again(server: Server, tmp_path: Path) -> None:
+async def test_a_kill_at_any_point_is_cured_by_running_again(server: Server, forked: Forked, tmp_path: Path) -> None:
     """Killed between any two writes and run again: store, head, change log and rejects equal those of a clean run."""
     steady, feed = write(tmp_path / "steady", STEADY), write(tmp_path / "feed", FEED)
 
@@ -574,7 +572,7 @@ async def test_a_kill_at_any_point_is_cured_by_running_again(server: Server, tmp
         state = tmp_path / name
         assert (await _import(server, state, steady)).exit_code == 0
         if point:
-            assert run_process(server.url, state, feed, point) == -9, f"{point} was never passed"
+            assert forked.run(server.url, str(state), str(feed), fault=point) == -9, f"{point} was never passed"
             _expire_lease(server)
         assert (await _import(server, state, feed)).exit_code == 1
         return await state_of(server, state), rejects(feed)
@@ -603,18 +601,19 @@ def _expire_lease(server: Server) -> None:
     server.command("HSET", "xx:importer", "until", "0")
 
 
-async def test_a_store_that_lost_writes_is_cured_from_the_change_log(tmp_path: Path) -> None:
+async def test_a_store_that_lost_writes_is_cured_from_the_change_log(forked: Forked, tmp_path: Path) -> None:
     """A restarted primary is doubtful; the next import replays the log into it, and its hits are answered again."""
     server = Server()
     try:
         state = tmp_path / "state"
-        assert run_process(server.url, state, write(tmp_path / "a", [add(1, "M1", 1), add(2, "M2", 2)])) == 0
+        feed = write(tmp_path / "a", [add(1, "M1", 1), add(2, "M2", 2)])
+        assert forked.run(server.url, str(state), str(feed)) == 0
         with server.client() as client:
             lost = [name for name in client.scan_iter() if b":k:" in name]
             client.delete(*lost)  # what a fail-over may lose
         server.kill()
         server.start()
-        index = open_index(server.url)
+        index = open_index(server.url, 5.0)
         await index.open(INDEX_KEY, create=False)
         if not await index.primaries_unreconciled():
             pytest.fail("a restarted primary was trusted at once")
@@ -628,14 +627,15 @@ async def test_a_store_that_lost_writes_is_cured_from_the_change_log(tmp_path: P
         server.close()
 
 
-async def test_without_its_change_log_a_doubtful_store_is_not_trusted(tmp_path: Path) -> None:
+async def test_without_its_change_log_a_doubtful_store_is_not_trusted(forked: Forked, tmp_path: Path) -> None:
     """An importer with another state directory cannot vouch for what the store may have lost."""
     server = Server()
     try:
-        assert run_process(server.url, tmp_path / "state", write(tmp_path / "a", [add(1, "M1", 1)])) == 0
+        feed = write(tmp_path / "a", [add(1, "M1", 1)])
+        assert forked.run(server.url, str(tmp_path / "state"), str(feed)) == 0
         server.kill()
         server.start()
-        index = open_index(server.url)
+        index = open_index(server.url, 5.0)
         await index.open(INDEX_KEY, create=False)
         for other in (tmp_path / "other", None):
             with pytest.raises(IndexRefused, match="--state-dir used so far"):

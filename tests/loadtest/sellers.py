@@ -12,6 +12,7 @@ import grpc
 
 from loadtest.ask import request
 from loadtest.make_feed import read_people
+from loadtest.measured import Recorder
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import check_pb2_grpc
 
@@ -19,8 +20,8 @@ from proto.checker.v1 import check_pb2_grpc
 class FromFile(check_pb2_grpc.CheckServiceServicer):
     """Right answers for whom the file lists and ALLOWED for the rest, made-up invalid documents included.
 
-    `slow_s`: sleeps for as long; `wrong`: allows everybody; `status`: fails every call; `hangs_after_s`: no answer
-    from so long after its first call on, until `released`; `refuses_after_s`: fails every call from then on.
+    `slow_s`: sleeps for as long; `wrong`: allows everybody; `status`: fails every call. By their places among all
+    calls, from 0: `refuses` fails these, `hangs` gives them no answer until `released`.
     """
 
     def __init__(self, people: Path) -> None:
@@ -31,11 +32,10 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
         self.wrong = False
         self.slow_s = 0.0
         self.status: grpc.StatusCode | None = None
-        self.hangs_after_s: float | None = None
-        self.refuses_after_s: float | None = None
+        self.hangs = range(0)
+        self.refuses = range(0)
         self.released = threading.Event()
         self.calls = 0
-        self._first = 0.0
         self._lock = threading.Lock()
 
     def _answer(self, asked: pb.CheckRequest) -> pb.CheckResponse:
@@ -45,12 +45,11 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
 
     def _called(self, context: Any) -> None:
         with self._lock:
+            place = self.calls
             self.calls += 1
-            self._first = self._first or time.monotonic()
-        served_s = time.monotonic() - self._first
-        if self.hangs_after_s is not None and served_s >= self.hangs_after_s:
+        if place in self.hangs:
             self.released.wait()
-        if self.refuses_after_s is not None and served_s >= self.refuses_after_s:
+        if place in self.refuses:
             context.abort(grpc.StatusCode.UNAVAILABLE, "as the test asks")
         if self.slow_s:
             time.sleep(self.slow_s)
@@ -71,6 +70,11 @@ class FromFile(check_pb2_grpc.CheckServiceServicer):
 
     def GetRulebook(self, request: Any, context: Any) -> pb.GetRulebookResponse:  # noqa: N802 - likewise
         return pb.GetRulebookResponse(version="1")
+
+
+def lasted(recorder: Recorder, planned_s: float) -> bool:
+    """Whether it says that it was measured for as long as planned, or until the last call's second ended, if later."""
+    return recorder.seconds in (planned_s, max(planned_s, max(recorder.by_second) + 1.0))
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 import json
 import math
+from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from loadtest import capacity, costs
 from loadtest.capacity import Costs, Load, Machine, plan, predict
 from loadtest.cli import main
+from loadtest.drive import Driven, drive
 
 ROUND = Costs(
     in_process_us=5,
@@ -248,13 +251,26 @@ def test_wrong_input_is_one_line_with_the_option(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_prediction_is_compared_with_a_driven_checker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Costs are measured at a real checker, then predicted and driven in an open loop; the error is printed, and the
-    prediction is of the right size even on a machine that does other work."""
+@pytest.mark.usefixtures("undrawn")
+def test_a_prediction_is_compared_with_a_driven_checker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Costs are measured at a real checker, here by few calls, then predicted and driven in an open loop; the error is
+    printed, and the prediction is of the right size even on a machine that does other work."""
+    made: list[Driven] = []
+
+    def noted(*asked: Any) -> Driven:
+        made.append(drive(*asked))
+        return made[-1]
+
+    monkeypatch.setattr(costs, "drive", noted)
+    monkeypatch.setattr(costs, "_PEOPLE", 1_000)
+    monkeypatch.setattr(costs.Bench, "costs", partialmethod(costs.Bench.costs, calls=300))
     arguments = ["capacity", "--validate", "--rates", "200", "--seconds", "3", "--json", "--out", str(tmp_path)]
     assert main(arguments) == 0
     (only,) = json.loads(capsys.readouterr().out)["validation"]
     assert only["wrong"] == 0
-    assert only["asked"] == pytest.approx(200, rel=0.3)
+    assert made[0].checks / 3 == pytest.approx(200, rel=0.3)
+    assert only["asked"] == pytest.approx(made[0].checks / made[0].recorder.seconds)
     assert math.isfinite(only["error"])
     assert -0.75 < only["error"] < 2

@@ -1,5 +1,6 @@
 """Claims about the open loop: it hides no stall, skips no call, and says when it was itself the limit."""
 
+import math
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -21,7 +22,7 @@ from loadtest.pace import limits
 from loadtest.report import to_html, to_json
 from loadtest.run import judge
 from loadtest.stand import Stand
-from loadtest.workload import People, orders
+from loadtest.workload import Order, People, orders
 from tests.loadtest.sellers import an_sla, served
 
 
@@ -45,13 +46,38 @@ def a_plan(file: Path, target: str, people: Path, **more: Any) -> Plan:
     return replace(Plan(sla=slas.read(file), sla_file=file, targets=(target,), people=people, probe=False), **more)
 
 
-def frozen(plan: Plan, folder: Path, pid: int, after_s: float, seconds: float) -> Driven:
+class Frozen(NamedTuple):
+    """A run in whose middle the target stood still, from when to when in seconds since the epoch."""
+
+    driven: Driven
+    orders: list[Order]  # all that are measured, each one call
+    began_at: float
+    ended_at: float
+
+    @property
+    def waits_us(self) -> list[float]:
+        """The least latency of each call: from its intended start to the end of the standstill; sorted."""
+        began, ended = (at - self.driven.start_at for at in (self.began_at, self.ended_at))
+        return sorted((ended - order.at_s) * 1e6 if began < order.at_s < ended else 0.0 for order in self.orders)
+
+    def shows(self, percentile: float) -> bool:
+        """Whether the percentile is as long as that of the least latencies, to three digits and 5 ms between clocks."""
+        waits = self.waits_us
+        least = waits[math.ceil(percentile * len(waits) / 100) - 1]
+        assert least > 100_000, "of this percentile the standstill was to be seen"
+        return (self.driven.recorder.select().percentile_us(percentile) or 0) > 0.99 * least - 5_000
+
+
+def frozen(plan: Plan, folder: Path, pid: int, after_s: float, seconds: float) -> Frozen:
     """Drive, and stop the target's process for a while in the middle."""
     thread: list[threading.Thread] = []
+    at: list[float] = []
 
     def freeze() -> None:
         os.kill(pid, signal.SIGSTOP)
+        at.append(time.time())
         time.sleep(seconds)
+        at.append(time.time())
         os.kill(pid, signal.SIGCONT)
 
     def progress(told: dict[str, Any]) -> None:
@@ -60,11 +86,19 @@ def frozen(plan: Plan, folder: Path, pid: int, after_s: float, seconds: float) -
             thread[0].start()
 
     try:
-        return drive(plan, folder, progress)
+        driven = drive(plan, folder, progress)
     finally:
         os.kill(pid, signal.SIGCONT)
         for each in thread:
             each.join()
+    made = orders(
+        People.read(plan.people),
+        plan.sla.tenants,
+        rate_per_s=plan.driven_rate,
+        seconds=plan.driven_s,
+        seed="1, process 0 of 1, run",
+    )
+    return Frozen(driven, list(made), *at)
 
 
 def worker_of(stand: Stand) -> int:
@@ -76,38 +110,32 @@ def worker_of(stand: Stand) -> int:
 
 
 def test_a_target_frozen_for_two_seconds_shows_in_the_percentiles(stand: Stand, tmp_path: Path) -> None:
-    """Calls due while nothing answered count from when they should have started: two of six seconds are a third of the
-    calls, waiting between 0 and 2 s, so p90 and p99 show the stall. Nothing was skipped."""
-    file = an_sla(tmp_path, rate=60, seconds=6)
-    driven = frozen(a_plan(file, stand.target.address, stand.people), tmp_path, worker_of(stand), 1.0, 2.0)
-    whole = driven.recorder.select()
-    expected = list(
-        orders(
-            People.read(stand.people),
-            slas.read(file).tenants,
-            rate_per_s=60,
-            seconds=6,
-            seed="1, process 0 of 1, run",
-        )
-    )
+    """Calls due while nothing answered count from when they should have started: two of eight seconds are a quarter of
+    the calls, waiting between 0 and 2 s, so p90 and p99 show the stall. Nothing was skipped."""
+    file = an_sla(tmp_path, rate=60, seconds=8, deadline_ms=30_000)
+    run = frozen(a_plan(file, stand.target.address, stand.people), tmp_path, worker_of(stand), 1.0, 2.0)
+    whole = run.driven.recorder.select()
 
-    assert (whole.percentile_us(99) or 0) > 1_500_000
-    assert (whole.percentile_us(90) or 0) > 700_000
-    assert (whole.percentile_us(50) or 0) < 500_000
-    assert whole.calls == len(expected)
-    assert whole.checks == sum(len(order.items) for order in expected)
-    assert whole.wrong == 0, driven.recorder.told
+    assert run.shows(99)
+    assert run.shows(90)
+    assert (whole.percentile_us(50) or 0) < 2e6  # most know nothing of it
+    assert whole.calls == len(run.orders)
+    assert whole.checks == sum(len(order.items) for order in run.orders)
+    assert whole.wrong == 0, run.driven.recorder.told
 
 
 def test_a_bound_on_calls_in_flight_hides_no_stall_and_is_said(stand: Stand, tmp_path: Path) -> None:
     """With two slots nearly every call of the stall starts late; it still counts from its intended start, and the run
     says that the slots were busy."""
-    plan = a_plan(an_sla(tmp_path, rate=60, seconds=5), stand.target.address, stand.people, in_flight=2)
-    driven = frozen(plan, tmp_path, worker_of(stand), 1.0, 2.0)
+    file = an_sla(tmp_path, rate=60, seconds=7, deadline_ms=30_000)
+    plan = a_plan(file, stand.target.address, stand.people, in_flight=2)
+    run = frozen(plan, tmp_path, worker_of(stand), 1.0, 2.0)
+    due = sum(wait > 0 for wait in run.waits_us)
 
-    assert (driven.recorder.select().percentile_us(90) or 0) > 700_000
-    assert driven.pace.held > 15
-    assert any("slots busy" in text for text in limits(driven.pace, driven.during))
+    assert run.shows(90)
+    assert due > 15
+    assert run.driven.pace.held >= due - 4  # two were under way, and clocks differ
+    assert any("slots busy" in text for text in limits(run.driven.pace, run.driven.during))
 
 
 def test_the_targets_processor_time_is_seen(stand: Stand, tmp_path: Path) -> None:
@@ -117,7 +145,7 @@ def test_the_targets_processor_time_is_seen(stand: Stand, tmp_path: Path) -> Non
     assert driven.watched
     assert 1 < (driven.server_cpu_us or 0) < 10_000
     assert 1 < (driven.loader_cpu_us or 0) < 100_000
-    assert len(driven.samples) >= 3
+    assert sum(sample.seconds for sample in driven.samples) >= 3
 
 
 def test_a_process_that_has_gone_was_not_seen(people: Path, tmp_path: Path) -> None:
@@ -177,6 +205,7 @@ def test_the_prober_follows_the_slas_profile(people: Path, tmp_path: Path) -> No
     assert whole.calls != len(made["steady"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_prober_that_fails_is_no_silent_one(people: Path, tmp_path: Path) -> None:
     """Killed in the middle of a run, it is told in the report with its exit code and its log; the run goes on."""
     killed: list[int] = []
@@ -188,7 +217,7 @@ def test_a_prober_that_fails_is_no_silent_one(people: Path, tmp_path: Path) -> N
             prober.kill()
 
     with served(people) as (address, _):
-        plan = a_plan(an_sla(tmp_path, seconds=3), address, people, probe=True)
+        plan = a_plan(an_sla(tmp_path, seconds=8), address, people, probe=True)
         driven = drive(plan, tmp_path, kill)
     report = judge(plan, driven)
     said = f"The prober failed with exit code -9: see {tmp_path / 'probe.log'}."

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -22,6 +22,7 @@ from loadtest.cli import main
 from loadtest.stand import Stand
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 RATE = 60
 PEOPLE = 2_000
 ANSWERS, ERRORS, P95 = "answers", "all errors", "rail BatchCheck p95"
@@ -31,7 +32,7 @@ LOW = {
     "warmup_s": 1,
     "deadline_ms": 5000,
     "p50_ms": 500,
-    "p95_ms": 800,
+    "p95_ms": 4000,
     "p99_ms": 4000,
     "p999_ms": 4500,
     "unknown_share": 0.02,
@@ -56,10 +57,10 @@ class Judged(NamedTuple):
 Run = Callable[..., Judged]
 
 
-def low_rail(more: str = "") -> str:
-    """rail-peak.toml with the values of LOW, without its reasons to stop early."""
+def low_rail(more: str = "", **other: float) -> str:
+    """rail-peak.toml with the values of LOW, or others, without its reasons to stop early."""
     text = (sla.READY / "rail-peak.toml").read_text("utf-8").partition("[abort]")[0]
-    for key, value in LOW.items():
+    for key, value in {**LOW, **other}.items():
         text, changed = re.subn(rf"^{key} = \S+", f"{key} = {value}", text, flags=re.MULTILINE)
         assert changed == 1, key
     return text + more
@@ -70,10 +71,14 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """`loadtest run` with the low rail SLA; `fault` gets an event that is set when the run is over."""
 
     def run(
-        stand: Stand, *options: str, more: str = "", fault: Callable[[threading.Event], None] | None = None
+        stand: Stand,
+        *options: str,
+        more: str = "",
+        fault: Callable[[threading.Event], None] | None = None,
+        **other: float,
     ) -> Judged:
         file, out = tmp_path / "rail-low.toml", tmp_path / "out"
-        file.write_text(low_rail(more), "utf-8")
+        file.write_text(low_rail(more, **other), "utf-8")
         asked = ["run", "--sla", str(file), "--target", stand.target.address, "--people", str(stand.people)]
         asked += ["--pid", str(stand.target.pid), "--out", str(out), *options]
         with contextlib.nullcontext() if fault is None else beside(out / "progress.jsonl", fault):
@@ -96,7 +101,7 @@ def beside(progress: Path, fault: Callable[[threading.Event], None]) -> Iterator
 
     def act() -> None:
         try:
-            until(measuring, 60)
+            until(measuring, 60, pause=0.05)
             fault(over)
         except BaseException as error:  # noqa: BLE001 - told by the test itself, below
             failed.append(error)
@@ -143,7 +148,7 @@ def test_a_throttled_server_breaks_the_latency_line(stand: Stand, run: Run) -> N
                 worker.resume()
             over.wait(0.3)
 
-    judged = run(stand, "--no-probe", fault=throttle)
+    judged = run(stand, "--no-probe", fault=throttle, p95_ms=800)
 
     assert judged.code == 1
     assert P95 in judged.broken, judged.told
@@ -181,10 +186,10 @@ def test_a_worker_killed_with_calls_in_flight_breaks_the_errors_line(stand: Stan
     assert judged.code == 1
     assert ERRORS in judged.broken, judged.told
     assert judged.lines[ANSWERS][0]
-    errors = judged.report["all"]["errors"]  # type: ignore[index]
-    assert set(errors) == {"UNAVAILABLE"}
-    assert errors["UNAVAILABLE"] < 200  # of half a second
-    until(lambda: len(psutil.Process(stand.target.pid).children()) == 2, 20)
+    measured: dict[str, Any] = judged.report["all"]  # type: ignore[assignment]
+    assert set(measured["errors"]) == {"UNAVAILABLE"}
+    assert measured["errors"]["UNAVAILABLE"] < measured["checks"] / 2  # of half a second, of six
+    until(lambda: len(psutil.Process(stand.target.pid).children()) == 2, 20, pause=0.05)
     assert killed[0] not in psutil.Process(stand.target.pid).children()
 
 

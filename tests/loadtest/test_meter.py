@@ -12,24 +12,25 @@ from loadtest.meter import LEAST_SAMPLES, Group, Meter, Sample, environment, is_
 from tests.waiting import until
 
 _BURN = """
-import os, time
+import os, sys, time
 if os.fork():
     os.wait()
 else:
     end = time.process_time() + 0.5
     while time.process_time() < end: pass
+    sys.stdin.read()
 """
 
 
 def test_what_a_child_used_is_counted_and_stays_when_it_ends() -> None:
     """Half a second burnt by a process that the watched one started is seen while it lives, and kept afterwards."""
-    watched = subprocess.Popen([sys.executable, "-c", _BURN])
+    watched = subprocess.Popen([sys.executable, "-c", _BURN], stdin=subprocess.PIPE)
     group = Group((watched.pid,))
-    until(lambda: group.read()[0] >= 0.45 or watched.poll() is not None)
+    until(lambda: group.read()[0] >= 0.5 or watched.poll() is not None, 60, pause=0.02)
     used, _, _ = group.read()
-    watched.wait()
+    watched.communicate()
 
-    assert used >= 0.4
+    assert used >= 0.5
     assert group.read()[0] >= used
     assert group.read()[1:] == (0, {})
 
@@ -39,7 +40,7 @@ def test_a_sample_tells_shares_of_one_core() -> None:
     burning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         meter = Meter(server=[os.getpid()], loader=[burning.pid])
-        until(lambda: meter.sample().busiest_share > 0.2)
+        until(lambda: meter.sample().busiest_share > 0.2, 60, pause=0.02)
 
         assert meter.samples[-1].server_bytes > 1_000_000
         assert meter.samples[-1].loader_share == meter.samples[-1].busiest_share

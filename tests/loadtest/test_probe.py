@@ -70,6 +70,7 @@ def test_the_prober_asks_what_sellers_ask_and_knows_the_answers(stand: Stand, tm
     sla = tmp_path / "sla.toml"
     sla.write_text(
         'name = "t"\n[workload]\ntenants = ["rail", "hotel", "tour"]\nrate = 100\nseconds = 2\n'
+        "deadline_ms = 30000\n"
         "[[target]]\nerror_share = 0.1\n"
     )
     out = tmp_path / "probe.json"

@@ -30,7 +30,7 @@ def test_centre_and_edge_answer_rightly_and_end(tmp_path: Path, monkeypatch: pyt
         assert asked.asked > 2_000
         assert asked.outcomes["INVALID_DOCUMENT"] > 10
         assert [text for text in asked.wrong if "got UNKNOWN, CENTRE_" not in text] == []
-    until(lambda: not any(each.is_running() for each in processes), 20)
+    until(lambda: not any(each.is_running() for each in processes), 20, pause=0.05)
 
 
 def test_the_feed_goes_on_while_the_stand_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,10 +42,10 @@ def test_the_feed_goes_on_while_the_stand_is_up(tmp_path: Path, monkeypatch: pyt
         question.subject.document.type = pb.DOCUMENT_TYPE_RESIDENT_ID
         question.subject.document.number = "430102189712316872"
         stub = check_pb2_grpc.CheckServiceStub(channel)
-        until(lambda: stub.Check(question, timeout=10).data_as_of.feed_sequence >= last + 3, 90)
+        until(lambda: stub.Check(question, timeout=10).data_as_of.feed_sequence >= last + 3, 90, pause=0.25)
         process = psutil.Process(stand.centre.pid)
 
-    until(lambda: not process.is_running(), 20)
+    until(lambda: not process.is_running(), 20, pause=0.05)
 
 
 def test_a_part_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:

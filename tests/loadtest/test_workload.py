@@ -377,13 +377,19 @@ def test_a_file_of_another_kind_is_refused_by_its_line(tmp_path: Path, rows: dic
 
 
 def test_checks_are_made_faster_than_any_target_answers_them(people: People) -> None:
-    """One core makes more than 100 000 checks a second (390 000 where this was written)."""
-    best = 0.0
-    for attempt in range(3):
+    """A check is made within 200 rounds of a plain loop (60 where this was written: 390 000 checks a second)."""
+
+    def rounds_a_check(attempt: int) -> float:
         began = time.process_time()
-        made = sum(len(order.items) for order in orders(people, rate_per_s=10_000, seconds=3, seed=attempt))
-        best = max(best, made / (time.process_time() - began))
-    assert best > 100_000
+        made = sum(len(order.items) for order in orders(people, rate_per_s=10_000, seconds=2, seed=attempt))
+        between = time.process_time()
+        total = 0
+        for number in range(500_000):
+            total += number % 7
+        a_round = (time.process_time() - between) / 500_000
+        return (between - began) / made / a_round
+
+    assert min(rounds_a_check(attempt) for attempt in range(3)) < 200
 
 
 @pytest.mark.parametrize("tenant", ALL, ids=lambda tenant: tenant.name)

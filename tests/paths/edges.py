@@ -9,7 +9,7 @@ from tests.paths.stand import Checker, Stand, _script
 from tests.ports import free_port
 from tests.waiting import eventually
 
-PATIENT = EdgeSettings(centre_timeout_ms=5000)
+PATIENT = EdgeSettings(centre_timeout_ms=20_000)
 """For claims that are not about time, on a busy machine."""
 
 
@@ -36,7 +36,7 @@ def fixed_listen() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-async def in_step(client: EdgeClient, sequence: int = 0, seconds: float = 20.0) -> EdgeClient:
+async def in_step(client: EdgeClient, sequence: int = 0, seconds: float = 60.0) -> EdgeClient:
     """Once the client has a filter, hears the centre, and knows the feed this far."""
 
     def reached() -> bool:

@@ -25,10 +25,12 @@ class Proxy:
         self.passing = True  # False: connections stay open and nothing passes
         self.refusing = False  # True: new connections are closed at once
         self.connections = 0  # made so far
+        self.lost = 0  # of those that led somewhere: how many have ended that were not cut
         self.from_centre = 0  # bytes passed on
         self.to_centre = bytearray()  # every byte that went to the centre, for who looks for what should not be there
         self._random = random.Random(7)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._was_cut: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="proxy")
         self._thread.start()
@@ -53,7 +55,8 @@ class Proxy:
         return await asyncio.start_server(self._serve, "127.0.0.1", 0)
 
     async def _cut(self) -> None:
-        for writer in list(self._writers):
+        self._was_cut |= self._writers
+        for writer in self._writers:
             writer.transport.abort()
 
     async def _stop(self) -> None:
@@ -84,12 +87,16 @@ class Proxy:
                     for task in pending:
                         task.cancel()
                     await asyncio.gather(*pending, return_exceptions=True)
+                    self.lost += writer not in self._was_cut
                 finally:
-                    self._writers.discard(far_writer)
-                    far_writer.transport.abort()
+                    self._forget(far_writer)
         finally:
-            self._writers.discard(writer)
-            writer.transport.abort()
+            self._forget(writer)
+
+    def _forget(self, writer: asyncio.StreamWriter) -> None:
+        self._writers.discard(writer)
+        self._was_cut.discard(writer)
+        writer.transport.abort()
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

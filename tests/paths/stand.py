@@ -119,18 +119,28 @@ class EdgeNode(Checker):
 
     def __init__(self, command: list[str], folder: Path, log: Path, environment: dict[str, str], data: Path) -> None:
         self.data = data
+        self._channel: grpc.Channel | None = None
         super().__init__(command, folder, log, environment)
 
     def status(self) -> filter_pb2.EdgeStatus:
         """What the node says of itself."""
-        with grpc.insecure_channel(self.address) as channel:
-            stub = edge_pb2_grpc.EdgeServiceStub(channel)
-            return stub.GetStatus(edge_pb2.GetStatusRequest(), timeout=20, wait_for_ready=True).status
+        if self._channel is None:
+            # Its worker may die and be started again; gRPC's own pauses before it connects again grow to minutes.
+            self._channel = grpc.insecure_channel(self.address, options=[("grpc.max_reconnect_backoff_ms", 1000)])
+        stub = edge_pb2_grpc.EdgeServiceStub(self._channel)
+        return stub.GetStatus(edge_pb2.GetStatusRequest(), timeout=20, wait_for_ready=True).status
 
     def in_step(self) -> bool:
         """Whether it has a snapshot and hears its centre."""
         status = self.status()
         return status.epoch > 0 and status.centre == filter_pb2.CENTRE_STATE_REACHABLE and status.lag.seconds < 3
+
+    def close(self) -> None:
+        """End it, and the connection to it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        super().close()
 
 
 class Stand:
@@ -263,11 +273,12 @@ def _script(name: str) -> str:
 
 
 class Answer(NamedTuple):
-    """An answer and when its question was put and it came, in seconds of `time.monotonic`."""
+    """An answer, when its question was put and it came, in seconds of `time.monotonic`, and whose question it was."""
 
     asked_at: float
     came_at: float
     response: pb.CheckResponse
+    caller: int = 0
 
     @property
     def outcome(self) -> str:
@@ -288,7 +299,8 @@ class Answer(NamedTuple):
 class Caller:
     """A caller with a connection of its own, so that many callers meet every worker."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, number: int = 0) -> None:
+        self.number = number
         self.channel: grpc.aio.Channel = open_channel(address)
         self.stub = check_pb2_grpc.CheckServiceStub(self.channel)
 
@@ -296,7 +308,7 @@ class Caller:
         """One question. Retries broken connections, as clients of this service do."""
         asked_at = time.monotonic()
         response = await self.stub.Check(request, timeout=timeout_s, wait_for_ready=True)
-        return Answer(asked_at, time.monotonic(), response)
+        return Answer(asked_at, time.monotonic(), response, self.number)
 
     async def __aenter__(self) -> "Caller":
         return self
@@ -322,6 +334,8 @@ class Callers:
         self._stop = False
         self._tasks: list[asyncio.Task[None]] = []
         self.answers: dict[str, list[Answer]] = {name: [] for name in questions}
+        self.latest: dict[str, dict[int, Answer]] = {name: {} for name in questions}
+        """What each caller was told last."""
         self.rounds = [0] * callers
         self.failures: list[str] = []
 
@@ -334,31 +348,45 @@ class Callers:
         self._stop = True
         await asyncio.gather(*self._tasks)
 
-    async def everyone_asks(self, rounds: int, seconds: float = 60.0) -> None:
+    async def everyone_asks(self, rounds: int, seconds: float = 300.0) -> None:
         """Wait until every caller has put every question so many more times."""
         goals = [done + rounds + 1 for done in self.rounds]
         async with asyncio.timeout(seconds):
             while any(done < goal for done, goal in zip(self.rounds, goals, strict=True)):  # noqa: ASYNC110 - counts
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.02)
 
-    async def until(self, what: str, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    async def until(self, what: str, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait for something to show in the answers."""
         end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-            await asyncio.sleep(0.005)
+        while True:
+            last = time.monotonic() > end  # before the look: a machine that stood still gets one more
+            if condition():
+                return
+            assert not last, f"not within {seconds:g} s: {what}"
+            await asyncio.sleep(0.02)
+
+    async def everyone_hears(self, name: str, heard: Callable[[Answer], bool], seconds: float = 60.0) -> None:
+        """Wait until each caller's last answer about this was so; together they meet every worker."""
+
+        def everyone() -> bool:
+            latest = self.latest[name]
+            return len(latest) == self._number and all(map(heard, latest.values()))
+
+        await self.until(f"everyone hears so of {name}", everyone, seconds)
 
     def after(self, name: str, moment: float) -> list[Answer]:
         """Answers to questions put after that moment."""
         return [answer for answer in self.answers[name] if answer.asked_at >= moment]
 
     async def _ask(self, number: int) -> None:
-        async with Caller(self._address) as caller:
+        async with Caller(self._address, number) as caller:
             start = number * len(self._questions) // self._number
             while True:
                 for name, request in self._questions[start:] + self._questions[:start]:
                     try:
-                        self.answers[name].append(await caller.ask(request))
+                        answer = await caller.ask(request)
+                        self.answers[name].append(answer)
+                        self.latest[name][number] = answer
                     except grpc.aio.AioRpcError as error:
                         self.failures.append(f"{name}: {error.code().name} {error.details()}")
                     await asyncio.sleep(self._pause)

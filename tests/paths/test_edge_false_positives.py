@@ -65,7 +65,7 @@ def house(stand_of: Callable[..., Stand]) -> House:
     stand = stand_of()
     house = House(stand, None, count(1))  # type: ignore[arg-type] # it serves what is listed first
     house.list_more(range(LISTED))
-    return house._replace(checker=stand.serve("--index-timeout-ms", "2000", *RATE))
+    return house._replace(checker=stand.serve("--index-timeout-ms", "10000", *RATE))
 
 
 class Seen(NamedTuple):

@@ -4,6 +4,7 @@ answer from their disk is right at once, as old as it says, and never a refusal.
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +20,17 @@ import psutil
 import pytest
 
 from checker import keys as key_files
+from checker import rulebooks
 from checker.core.document import Document, DocumentType
 from edge import EdgeClient, EdgeSettings, Flight, Item
+from edge.centre import Centre
+from edge.live import Live
+from edge.snapshot_store import SnapshotStore
+from edge.sync import Sync, Synced
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import filter_pb2
 from tests.edge.scripted import a_snapshot, now_ms
-from tests.paths.edges import fixed_listen, in_step
+from tests.paths.edges import PATIENT, fixed_listen, in_step
 from tests.paths.importing import importing
 from tests.paths.people import flight
 from tests.paths.proxy import Proxy
@@ -33,7 +40,7 @@ from tests.ports import free_port
 
 LISTED = 200
 SOON = 30.0
-PATIENT = EdgeSettings(centre_timeout_ms=5000)
+PATIENTLY = ("--centre-timeout-ms", "20000")
 EDGE = Path(__file__).parents[2] / "edge"
 POINTS = sorted(
     {name for source in EDGE.glob("*.py") for name in re.findall(r'point\("(edge\.[a-z.]+)"\)', source.read_text())}
@@ -75,12 +82,21 @@ class House(NamedTuple):
         (self.stand.logs / f"sync-once {folder.name}.err").write_bytes(done.stderr)
         return done.returncode
 
+    async def sync(self, folder: Path) -> Synced:
+        """The same in this process."""
+        keys = key_files.load_edge(self.stand.key_for_edges())
+        centre, live = Centre([self.centre.address]), Live(keys.digest_key, rulebooks.load(None))
+        try:
+            return await Sync(live, SnapshotStore(folder, keys), keys, centre).once()
+        finally:
+            await centre.close()
+
 
 @pytest.fixture(scope="module")
 def house(stand_of: Callable[..., Stand]) -> House:
     stand, truth = stand_of(), Truth(LISTED)
     stand.import_(stand.feed("first.jsonl", *truth.lines()))
-    centre = stand.serve("--index-timeout-ms", "2000", listen=fixed_listen())
+    centre = stand.serve("--index-timeout-ms", "10000", listen=fixed_listen())
     made = House(stand, truth, centre, stand.folder / "before", [], [])
 
     async def prepare() -> None:
@@ -141,7 +157,10 @@ async def test_an_edge_killed_in_the_middle_of_a_swap(house: House, killed: dict
         await in_step(edge)
         assert await ask(edge, *house.truth.listed()) == {"BARRED"}
         assert await ask(edge, *CLEAR) == {"ALLOWED"}
-    assert await aside(house.sync_once, killed[point]) == 0
+    if point == POINTS[0]:
+        assert await aside(house.sync_once, killed[point]) == 0
+    else:
+        assert (await house.sync(killed[point])).epoch == 2
     async with EdgeClient(house.nowhere(), killed[point], key) as edge:
         assert edge.status().epoch == 2
         assert await ask(edge, *house.truth.listed()) == {"UNKNOWN"}
@@ -153,8 +172,7 @@ async def test_a_node_whose_worker_dies_with_every_addition(house: House) -> Non
     node = await aside(
         house.stand.edge,
         house.centre.address,
-        "--centre-timeout-ms",
-        "5000",
+        *PATIENTLY,
         data=house.copy("dying"),
         environment=crash,
     )
@@ -162,13 +180,22 @@ async def test_a_node_whose_worker_dies_with_every_addition(house: House) -> Non
         await witness.in_step(SOON)
         for _ in range(3):
             (worker,) = await aside(lambda: [child.pid for child in node.answering()])
+            end = time.monotonic() + 60
             while psutil.pid_exists(worker):
+                assert time.monotonic() < end, "it does not die"
                 await house.truth.add(importer, 1)
                 await asyncio.sleep(0.2)
             await aside(wait_for, "another worker", lambda: node.answering())
-        witness.failures.clear()  # calls to one that died
-        await witness.in_step(SOON)
-    assert witness.wrong() == []
+        for _ in range(20):  # each is killed by its third heartbeat that is written down, too
+            pids = {child.pid for child in await aside(node.answering)}
+            witness.failures.clear()  # calls to one that died
+            await witness.in_step(SOON)
+            wrong = witness.wrong()
+            if pids == {child.pid for child in await aside(node.answering)} != set():
+                break
+        else:
+            raise AssertionError("each dies before it is in step")
+    assert wrong == []
     assert await aside(node.stop) == 0
 
 
@@ -176,15 +203,18 @@ async def test_an_edge_restarted_without_its_centre(house: House) -> None:
     """Killed with all its processes and started where no centre is: it answers at once, is as old as it really is, says
     STALE_DATA once its data are no longer fresh, and knows no more than it heard."""
     proxy = Proxy(house.centre.address)
-    limits = ("--fresh-seconds", "5", "--centre-timeout-ms", "2000")
+    limits = ("--fresh-seconds", "5", *PATIENTLY)
     try:
         data = house.copy("restarted")
+        log = data / "additions.log"
         node = await aside(house.stand.edge, proxy.address, *limits, data=data)
         async with importing(house.stand) as importer:
             async with Witness(node.address, house.truth, fresh=5) as witness:
                 await witness.in_step(SOON)
                 began = witness.last.began
-                await witness.until("a heartbeat on the disk", lambda: witness.last.began > began + 6)  # one in 5 s
+                for _ in range(2):  # what is written last was heard after that
+                    before = log.stat()
+                    await witness.until("a heartbeat on the disk", partial(grown, log, before))
             known = house.truth.listed()
             assert witness.wrong() == []
             await aside(node.kill)
@@ -210,6 +240,12 @@ async def test_an_edge_restarted_without_its_centre(house: House) -> None:
         proxy.close()
 
 
+def grown(file: Path, before: os.stat_result) -> bool:
+    """Whether it has grown, or was begun anew."""
+    now = file.stat()
+    return now.st_size > before.st_size or now.st_ino != before.st_ino
+
+
 @pytest.mark.parametrize(
     ("hours", "clear"), [(0.001, "ALLOWED"), (2, "ALLOWED STALE_DATA"), (23.9, "ALLOWED STALE_DATA"), (24.1, "UNKNOWN")]
 )
@@ -227,8 +263,9 @@ async def test_an_old_snapshot_answers_by_the_table(house: House, tmp_path: Path
     (data / f"rulebook-{manifest.rulebook_sha256.hex()[:16]}.toml").write_bytes(response.rulebook)
     settings = EdgeSettings(feed_warn_minutes=60 * 24 * 365 * 100)  # its feed time is the tests' own
     async with EdgeClient(house.nowhere(), data, house.stand.key_for_edges(), settings=settings) as edge:
-        lag = edge.status().lag.ToMilliseconds()
-        assert abs(lag - (now_ms() - built_ms)) < 2000
+        before_ms = now_ms()
+        lag_ms = edge.status().lag.ToMilliseconds()
+        assert before_ms - built_ms <= lag_ms <= now_ms() - built_ms
         (answer,) = await edge.check_many([about(CLEAR[0])])
         stale = any(advisory.name == "STALE_DATA" for advisory in answer.advisories)
         assert f"{answer.outcome.name}{' STALE_DATA' * stale}" == clear
@@ -239,9 +276,7 @@ async def test_two_workers_share_a_directory(house: House) -> None:
     """Both follow. One is killed: the other goes on. The one that writes is killed: another writes from then on, and
     what is added afterwards is on the disk."""
     stand, truth = house.stand, house.truth
-    node = await aside(
-        stand.edge, house.centre.address, "--centre-timeout-ms", "5000", data=house.copy("shared"), workers=2
-    )
+    node = await aside(stand.edge, house.centre.address, *PATIENTLY, data=house.copy("shared"), workers=2)
     async with importing(stand) as importer:
         await both_know(node, await truth.add(importer, 5))
         for _ in range(2):

@@ -2,7 +2,8 @@
 
 A private server on loopback, as an operator would run it; it is killed, frozen (SIGSTOP keeps its sockets open, the
 worse case), restarted, and restarted with less than it had acknowledged. How long an answer takes is measured at the
-caller. Two processors share the work with other tests, so a hit is compared with misses asked at the same moment.
+caller. Two processors share the work with other tests, so a hit is compared with misses asked at the same moment, and
+the longest wait of all with misses that are on their way all the while: a machine that stands still holds up both.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import grpc
+import grpc.aio
 import pytest
 
 from proto.checker.v1 import check_pb2 as pb
@@ -83,7 +86,7 @@ def said(answer: Answer) -> tuple[str, str]:
     return answer.outcome, answer.reason
 
 
-async def becomes(caller: Caller, number: str, expected: tuple[str, str], seconds: float = 20.0) -> float:
+async def becomes(caller: Caller, number: str, expected: tuple[str, str], seconds: float = 60.0) -> float:
     """Ask until the answer is as expected; the seconds that took."""
     began = time.monotonic()
     while said(await caller.ask(flight(number))) != expected:
@@ -105,6 +108,38 @@ def typical(answers: Sequence[Answer]) -> float:
     return median(answer.seconds for answer in answers)
 
 
+class Beside:
+    """Misses over a connection of their own, one after another without a pause, until the end of the block."""
+
+    def __init__(self, centre: Centre) -> None:
+        self._caller = Caller(centre.checker.address)
+        self._answers: list[Answer] = []
+        self._stop = False
+        self._asking: asyncio.Task[None]
+
+    async def __aenter__(self) -> "Beside":
+        await self._caller.ask(flight(CLEAR))  # makes the connection
+        self._asking = asyncio.create_task(self._ask())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop = True
+        await self._asking
+        await self._caller.channel.close()
+
+    async def _ask(self) -> None:
+        while not self._stop:
+            self._answers.append(await self._caller.ask(flight(CLEAR)))
+
+    def slowest(self, asked_at: float, came_at: float) -> float:
+        """How long the slowest miss took of those that were on their way in this time; the block has ended."""
+        return max(one.seconds for one in self._answers if one.came_at >= asked_at and one.asked_at <= came_at)
+
+    def slower(self, answers: Sequence[Answer]) -> float:
+        """By how much one of these took longer than the slowest miss meanwhile."""
+        return max(one.seconds - self.slowest(one.asked_at, one.came_at) for one in answers)
+
+
 async def test_a_frozen_index_makes_hits_unknown_within_the_budget(centre: Centre, caller: Caller) -> None:
     """The first hits after SIGSTOP are UNKNOWN in about 20 ms, not in a library's seconds; misses are as quick as ever.
 
@@ -112,18 +147,19 @@ async def test_a_frozen_index_makes_hits_unknown_within_the_budget(centre: Centr
     """
     first: list[Answer] = []
     misses: list[Answer] = []
-    for _ in range(8):
-        centre.store.freeze()
-        try:
-            first.append(await caller.ask(flight(LISTED)))
-            misses.append(await caller.ask(flight(CLEAR)))
-        finally:
-            centre.store.thaw()
-        await becomes(caller, LISTED, BARRED)
+    async with Beside(centre) as beside:
+        for _ in range(8):
+            centre.store.freeze()
+            try:
+                first.append(await caller.ask(flight(LISTED)))
+                misses.append(await caller.ask(flight(CLEAR)))
+            finally:
+                centre.store.thaw()
+            await becomes(caller, LISTED, BARRED)
     assert {said(answer) for answer in first} == {UNREACHABLE}
     assert {said(answer) for answer in misses} == {NOT_LISTED}
     assert 0.015 < typical(first) < 0.060 + typical(misses)
-    assert max(answer.seconds for answer in first) < 0.5
+    assert beside.slower(first) < 0.5
 
 
 async def test_with_the_breaker_open_a_hit_costs_no_more_than_a_miss(centre: Centre, caller: Caller) -> None:
@@ -144,7 +180,8 @@ async def test_a_killed_index_is_noticed_at_once(centre: Centre, caller: Caller)
     """A killed server costs a hit no time-out at all, and the rules still answer what needs nobody looked at."""
     centre.store.kill()
     try:
-        hits, misses = await in_turn(caller, 50)
+        async with Beside(centre) as beside:
+            hits, misses = await in_turn(caller, 50)
         unrestricted = await caller.ask(hard_seat(LISTED))
     finally:
         centre.store.start()
@@ -152,7 +189,7 @@ async def test_a_killed_index_is_noticed_at_once(centre: Centre, caller: Caller)
     assert {said(answer) for answer in hits} == {UNREACHABLE}
     assert {said(answer) for answer in misses} == {NOT_LISTED}
     assert said(unrestricted) == UNRESTRICTED
-    assert max(answer.seconds for answer in hits) < 0.5
+    assert beside.slower(hits) < 0.5
     assert typical(hits) - typical(misses) < 0.020
 
 
@@ -160,20 +197,28 @@ async def test_busy_callers_see_no_failure_when_the_index_is_lost(centre: Centre
     """Thirty callers through freeze, kill and restart: no call fails, a miss is always ALLOWED, a hit never is."""
     questions = {"hit": flight(LISTED), "miss": flight(CLEAR), "rules": hard_seat(LISTED)}
     async with Callers(centre.checker.address, questions, 30) as callers:
+
+        async def barred_again() -> None:
+            """One will do: with 20 ms for each, not all of thirty callers are in time on a busy machine."""
+            now = time.monotonic()
+            await callers.until("BARRED", lambda: BARRED in {said(one) for one in callers.after("hit", now)})
+
         centre.store.freeze()
         await callers.everyone_asks(5)
         centre.store.thaw()
-        await callers.until("BARRED", lambda: {said(one) for one in callers.answers["hit"][-30:]} == {BARRED})
+        await barred_again()
         await aside(centre.store.kill)
         await callers.everyone_asks(5)
         await aside(centre.store.start)
         await aside(centre.stand.import_, centre.stand.feed("beat.jsonl", heartbeat(3)))
-        await callers.until("BARRED", lambda: {said(one) for one in callers.answers["hit"][-30:]} == {BARRED})
+        await barred_again()
     assert callers.failures == []
     assert {said(answer) for answer in callers.answers["hit"]} == {BARRED, UNREACHABLE}
     assert {said(answer) for answer in callers.answers["miss"]} == {NOT_LISTED}
     assert {said(answer) for answer in callers.answers["rules"]} == {UNRESTRICTED}
-    assert typical(callers.answers["miss"]) < 0.2
+    rules = typical(callers.answers["rules"])  # nobody is looked at: as quick as this machine is
+    assert typical(callers.answers["miss"]) - rules < 0.05
+    assert typical(callers.answers["hit"]) - rules < 0.05
 
 
 async def test_a_restarted_index_is_not_believed_until_it_is_reconciled(centre: Centre, caller: Caller) -> None:
@@ -199,7 +244,7 @@ async def test_a_removal_that_the_index_lost_never_bars_again(store: Server, sta
     """The server comes back without a removal it had acknowledged: UNKNOWN until the change log has told it again."""
     stand = stand_of(store.url)
     stand.import_(stand.feed("first.jsonl", add(1, "M1", LISTED), add(2, "M2", LIFTED)))
-    checker = await aside(stand.serve, "--index-timeout-ms", "1000")  # its filter holds both and is not built again
+    checker = await aside(stand.serve, "--index-timeout-ms", "10000")  # its filter holds both and is not built again
     data, before = store.directory / "appendonlydir", store.directory / "before"
     shutil.copytree(data, before)  # a server in appendfsync always: whole at any moment
     await aside(stand.import_, stand.feed("lift.jsonl", remove(3, "M2")))
@@ -228,9 +273,10 @@ async def test_a_batch_answers_its_misses_although_the_index_is_frozen(centre: C
     ]
     centre.store.freeze()
     try:
-        began = time.monotonic()
-        response = await caller.stub.BatchCheck(pb.BatchCheckRequest(items=items), timeout=20)
-        spent = time.monotonic() - began
+        async with Beside(centre) as beside:
+            began = time.monotonic()
+            response = await caller.stub.BatchCheck(pb.BatchCheckRequest(items=items), timeout=20)
+            ended = time.monotonic()
     finally:
         centre.store.thaw()
     assert [item.item_id for item in response.items] == [str(place) for place in range(100)]
@@ -238,19 +284,40 @@ async def test_a_batch_answers_its_misses_although_the_index_is_frozen(centre: C
     assert unknown == {str(place) for place in range(0, 100, 10)}
     assert all(item.outcome in (pb.OUTCOME_ALLOWED, pb.OUTCOME_UNKNOWN) for item in response.items)
     assert all(item.reason == pb.REASON_INDEX_UNREACHABLE for item in response.items if item.item_id in unknown)
-    assert spent < 0.5
+    assert ended - began - beside.slowest(began, ended) < 0.5
     await becomes(caller, LISTED, BARRED)
 
 
 async def test_a_short_deadline_is_kept_although_the_index_is_frozen(centre: Centre, caller: Caller) -> None:
-    """With 200 ms to answer and an index that never will, the caller gets UNKNOWN in time, not DEADLINE_EXCEEDED."""
-    centre.store.freeze()
-    try:
-        answer = await caller.ask(flight(LISTED), timeout_s=0.2)
-    finally:
-        centre.store.thaw()
+    """With 200 ms to answer and an index that never will, the caller gets UNKNOWN in time, not DEADLINE_EXCEEDED.
+
+    Asked once more where a miss beside it was late as well: then it was the machine.
+    """
+    answer = None
+    for _ in range(30):
+        centre.store.freeze()
+        try:
+            async with Beside(centre) as beside:
+                began = time.monotonic()
+                answer = await in_time(caller, 0.2)
+                ended = time.monotonic()
+        finally:
+            centre.store.thaw()
+        await becomes(caller, LISTED, BARRED)
+        if answer is not None or beside.slowest(began, ended) < 0.1:
+            break
+    assert answer is not None
     assert said(answer) == UNREACHABLE
-    await becomes(caller, LISTED, BARRED)
+
+
+async def in_time(caller: Caller, seconds: float) -> Answer | None:
+    """The answer to a hit, if it comes in so many seconds."""
+    try:
+        return await caller.ask(flight(LISTED), timeout_s=seconds)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise
+        return None
 
 
 async def test_a_second_loss_before_the_filter_is_rebuilt_leaves_misses_allowed(centre: Centre, caller: Caller) -> None:

@@ -6,7 +6,6 @@ whole (test_index_lost.py), a delta on the wrong base (tests/serving/test_follow
 """
 
 import asyncio
-import contextlib
 import gc
 import json
 import stat
@@ -32,7 +31,7 @@ from loadtest.make_feed import Row, read_people
 from proto.checker.v1 import check_pb2 as pb
 from tests.index.servers import Server
 from tests.paths.people import add, flight, resident_id
-from tests.paths.stand import Caller, Checker, Stand, aside, wait_for
+from tests.paths.stand import READY_S, Caller, Checker, Stand, aside, wait_for
 from tests.ports import free_port
 
 LISTED, CLEAR = resident_id(1), resident_id(2)
@@ -56,7 +55,7 @@ def centre(stand_of: Callable[..., Stand]) -> Iterator[Centre]:
     stand.import_(folder / "feed.jsonl")
     rows = list(read_people(folder / "people.csv"))
     stand.import_(stand.feed("one.jsonl", add(10**6, "M", LISTED)), code=1)  # beyond a gap: frozen
-    checker = stand.serve("--max-in-flight", str(LIMIT), "--index-timeout-ms", "300")
+    checker = stand.serve("--max-in-flight", str(LIMIT), "--index-timeout-ms", "5000")
     yield Centre(stand, store, checker, rows)
     store.close()
 
@@ -73,57 +72,57 @@ def row_of(centre: Centre, outcome: str) -> Row:
 
 async def test_every_answer_shows_version_and_age(centre: Centre, caller: Caller) -> None:
     """Whatever the outcome and whatever gave it, an answer names the rulebook and how far and fresh the feed is."""
-    rulebook = await caller.stub.GetRulebook(pb.GetRulebookRequest(), timeout=10)
-    seen = set()
+    rulebook = await caller.stub.GetRulebook(pb.GetRulebookRequest(), timeout=60)
+    wanted = {1, 2, 3, 4}, {pb.ANSWERED_BY_RULES, pb.ANSWERED_BY_FILTER, pb.ANSWERED_BY_INDEX}
+    outcomes, sources = set(), set()
     for row in centre.rows:
         answer = (await caller.ask(ask.request(row))).response
-        seen.add((answer.outcome, answer.answered_by))
+        outcomes.add(int(answer.outcome))
+        sources.add(answer.answered_by)
         assert answer.rulebook_version == rulebook.version
         assert answer.data_as_of.feed_sequence > 300
         assert abs(time.time() - answer.data_as_of.feed_time.seconds) < 3600
-        if len(seen) >= 6:
+        if (outcomes, sources) == wanted:
             break
-    assert {outcome for outcome, _ in seen} == {1, 2, 3, 4}
-    assert {by for _, by in seen} == {pb.ANSWERED_BY_RULES, pb.ANSWERED_BY_FILTER, pb.ANSWERED_BY_INDEX}
+    assert (outcomes, sources) == wanted
 
 
 async def test_our_own_limit_answers_overload_at_once(centre: Centre, caller: Caller) -> None:
     """With the store frozen and sixteen items waiting, the next is RESOURCE_EXHAUSTED before any of the sixteen ends.
 
-    grpc.aio's own maximum_concurrent_rpcs can be bypassed, so the limit is ours; when there is room again, it shows.
+    grpc.aio's own maximum_concurrent_rpcs can be bypassed, so the limit is ours. The sixteen lose nothing by it: they
+    are answered when the store goes on; and when there is room again, it shows.
     """
     listed = ask.request(row_of(centre, "BARRED"))
     await caller.ask(listed)
+    codes: list[grpc.StatusCode] = []
     centre.store.freeze()
     try:
-        waiting = [asyncio.ensure_future(caller.stub.Check(listed, timeout=10)) for _ in range(LIMIT)]
-        codes: list[grpc.StatusCode] = []
+        waiting = [asyncio.ensure_future(caller.stub.Check(listed, timeout=60)) for _ in range(LIMIT)]
         while grpc.StatusCode.RESOURCE_EXHAUSTED not in codes and not any(one.done() for one in waiting):
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await asyncio.wait_for(one_more(caller, listed, codes), 5)
+            codes.append(await one_more(caller, listed))
         ended = sum(one.done() for one in waiting)
-        answers = await asyncio.gather(*waiting)
     finally:
         centre.store.thaw()
-    assert codes[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    answers = await asyncio.gather(*waiting)
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
     assert ended == 0
-    assert {answer.outcome for answer in answers} == {pb.OUTCOME_UNKNOWN}
+    assert {answer.outcome for answer in answers} == {pb.OUTCOME_BARRED}
     await back(caller, listed)
 
 
-async def one_more(caller: Caller, request: pb.CheckRequest, codes: list[grpc.StatusCode]) -> None:
-    """One question without retries, its status noted."""
-    call = caller.stub.Check(request, timeout=0.05)
+async def one_more(caller: Caller, request: pb.CheckRequest) -> grpc.StatusCode:
+    """One question without retries; its status."""
     try:
-        await call
-        codes.append(grpc.StatusCode.OK)
+        await caller.stub.Check(request, timeout=0.5)
     except grpc.aio.AioRpcError as error:
-        codes.append(error.code())
+        return error.code()
+    return grpc.StatusCode.OK
 
 
 async def back(caller: Caller, request: pb.CheckRequest) -> None:
     """Wait until the index answers again."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while (await caller.ask(request)).outcome != "BARRED":
         assert time.monotonic() < end, "the index did not come back"
         await asyncio.sleep(0.02)
@@ -134,17 +133,19 @@ async def test_a_refresh_that_fails_leaves_the_last_good_filter(centre: Centre, 
     path = centre.stand.state / "filter.xxf"
     good = path.read_bytes()
     before = centre.checker.log.read_text("utf-8").count("refused")
-    for content in (b"", good[: len(good) // 2], good[:-1] + bytes([good[-1] ^ 1])):
+    spoilt = (b"", good[: len(good) // 2], good[:-1] + bytes([good[-1] ^ 1]))
+    for content in spoilt:
         aside_path = path.with_suffix(".new")
         aside_path.write_bytes(content)
         aside_path.rename(path)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while centre.checker.log.read_text("utf-8").count("refused") == before and path.read_bytes() == content:
             assert time.monotonic() < deadline, "nobody noticed"
             for row in islice(centre.rows, 50):
                 assert ask.is_right(row, (await caller.ask(ask.request(row))).response)
         before = centre.checker.log.read_text("utf-8").count("refused")
-    await aside(wait_for, "a good filter file", lambda: path.stat().st_size == len(good))
+    await aside(wait_for, "another filter file", lambda: path.read_bytes() != spoilt[-1])
+    assert path.stat().st_size == len(good)
     for row in islice(centre.rows, 200):
         assert ask.is_right(row, (await caller.ask(ask.request(row))).response)
 
@@ -185,14 +186,18 @@ async def test_the_breaker_opens_whatever_the_clock_reads(centre: Centre) -> Non
     await index.open(IndexKey(keys.digest_key.key_id, keys.digest_key.check_value), create=False)
     full = 0.02 + KEY_TIMEOUT_S
     try:
-        assert await index.get_many([bytes(16)], 5) == [()]
+        async with asyncio.timeout(60):
+            while await index.get_many([bytes(16)], 5) != [()]:  # noqa: ASYNC110 - it may take a busy machine 20 ms
+                await asyncio.sleep(0.02)
         centre.store.freeze()
         for _ in range(4):
             assert await index.get_many([bytes(16)], full - 1e-9) == [None]
-        began = time.monotonic()
         for _ in range(20):
-            assert await index.get_many([bytes(16)], full - 1e-9) == [None]
-        assert time.monotonic() - began < 10 * full
+            look_up = index.get_many([bytes(16)], full - 1e-9)
+            with pytest.raises(StopIteration) as ended:  # at once: it waits for nothing
+                look_up.send(None)
+            assert ended.value.value == [None]
+            await asyncio.sleep(0)
     finally:
         centre.store.thaw()
         await index.close()
@@ -245,7 +250,7 @@ async def test_plaintext_beyond_loopback_has_a_sellers_eyes(tmp_path: Path) -> N
     command = ["--index", "memory:", "--listen", "0.0.0.0:0", "--ready-file", str(tmp_path / "ready.json"), *flags]
     process: subprocess.Popen[bytes] = stand.start("checker", "serve", *command)
     try:
-        await aside(wait_for, "the ready file", (tmp_path / "ready.json").exists)
+        await aside(wait_for, "the ready file", (tmp_path / "ready.json").exists, READY_S)
         address = json.loads((tmp_path / "ready.json").read_text("utf-8"))["address"]
         async with Caller(address.replace("0.0.0.0", "127.0.0.1")) as caller:  # noqa: S104 - what it was told
             answer = await caller.ask(flight(LISTED, with_trace=True))

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -56,7 +57,9 @@ def keys_of(*numbers: int) -> set[bytes]:
 
 
 async def test_a_watcher_is_told_at_once_how_far_the_feed_is_known(shelf: Shelf, centre: Centre, stub: Any) -> None:
-    """The first message for who is up to date is a heartbeat: position, feed, epoch, centre, rulebook; hardly old."""
+    """The first message for who is up to date is a heartbeat: position, feed, epoch, centre, rulebook; as old as is
+    said of it."""
+    added_ms, added_s = time.time_ns() // 1_000_000, time.monotonic()
     await shelf.add(1, 1)
     await eventually(lambda: centre.live.view.as_of.feed_sequence == 1)
     published, _ = await publish(shelf, 1, 100)
@@ -65,20 +68,20 @@ async def test_a_watcher_is_told_at_once_how_far_the_feed_is_known(shelf: Shelf,
     watcher = Watcher(stub, await shelf.journal_end())
     beat = await watcher.beat()
 
-    assert watcher.messages == 1
+    assert watcher.messages == len(watcher.beats)
     assert beat.as_of == centre.live.view.as_of._replace(snapshot_epoch=1)
     assert beat.centre_id == published.centre_id
     assert beat.rulebook_sha256 == centre.live.view.rulebook.sha256
-    assert abs(beat.sent_ms - time.time() * 1000) < 1000
-    assert 0 <= beat.silence_ms < 500
+    assert added_ms <= beat.sent_ms <= time.time_ns() // 1_000_000
+    assert 0 <= beat.silence_ms <= (time.monotonic() - added_s) * 1000  # before, nobody knew of line 1
     assert not beat.signing_off
     await watcher.close()
 
 
 async def test_heartbeats_go_on(shelf: Shelf, stub: Any) -> None:
     """One each BEAT_S, to each watcher, and no more."""
-    watchers = [Watcher(stub, await shelf.journal_end()) for _ in range(30)]
     start = time.monotonic()
+    watchers = [Watcher(stub, await shelf.journal_end()) for _ in range(30)]
     await eventually(lambda: all(len(watcher.beats) > 5 for watcher in watchers))
     taken = time.monotonic() - start
 
@@ -95,7 +98,7 @@ async def test_an_addition_reaches_a_watcher_before_its_head_does(shelf: Shelf, 
         await asyncio.sleep(0.001)
         known = watcher.beats[-1].as_of.feed_sequence if watcher.beats else 0
         assert watcher.keys >= keys_of(*range(1, known + 1))
-    await eventually(lambda: watcher.beats[-1].as_of.feed_sequence == 199)
+    await eventually(lambda: watcher.beats and watcher.beats[-1].as_of.feed_sequence == 199)
     assert watcher.keys == keys_of(*range(1, 200))
     assert watcher.position == await shelf.journal_end()
     await watcher.close()
@@ -204,10 +207,13 @@ async def test_a_worker_cut_off_does_not_look_fresh(shelf: Shelf, centre: Centre
     shelf.lost = True
     cut = time.monotonic()
     await eventually(lambda: watcher.beats[-1].silence_ms > 400)
-    assert watcher.beats[-1].silence_ms <= (time.monotonic() - cut + 0.2) * 1000
-    told = watcher.beats[-1]
-    await watcher.beat()
-    assert watcher.beats[-1].silence_ms - told.silence_ms >= (watcher.beats[-1].sent_ms - told.sent_ms) - 5
+    heard = centre.hub._beliefs[0].heard_s
+    assert heard <= cut
+    for _ in range(3):
+        now = time.monotonic()
+        await eventually(lambda now=now: heard + watcher.beats[-1].silence_ms / 1000 > now)  # type: ignore[misc]
+        assert heard + watcher.beats[-1].silence_ms / 1000 <= time.monotonic()
+    assert centre.hub._beliefs[0].heard_s == heard
     shelf.lost = False
     await eventually(lambda: watcher.beats[-1].silence_ms < 200)
     await watcher.close()
@@ -246,11 +252,15 @@ async def test_a_slow_watcher_makes_nobody_wait_and_holds_nothing(
 ) -> None:
     """One that stops reading keeps the service from nothing, falls out of the ring, and gets all it missed later."""
     monkeypatch.setattr(hub, "RING_BYTES", 100_000)
-    async with a_centre(shelf, tmp_path / "filter") as centre, open_channel(centre.address) as channel:
-        stub = filter_pb2_grpc.FilterServiceStub(channel)
+    async with (
+        a_centre(shelf, tmp_path / "filter") as centre,
+        open_channel(centre.address) as channel,
+        open_channel(centre.address, ahead=65_536) as narrow,  # else gRPC buffers megabytes first
+    ):
         start = await shelf.journal_end()
-        quick = Watcher(stub, start)
-        slow = stub.WatchChanges(pb.WatchChangesRequest(position=message_of(start)))
+        quick = Watcher(filter_pb2_grpc.FilterServiceStub(channel), start)
+        request = pb.WatchChangesRequest(position=message_of(start))
+        slow = filter_pb2_grpc.FilterServiceStub(narrow).WatchChanges(request)
         first = await slow.read()
         assert isinstance(first, pb.WatchChangesResponse)
         sequence, end = 0, start
@@ -259,7 +269,7 @@ async def test_a_slow_watcher_makes_nobody_wait_and_holds_nothing(
             positions = [watcher.position.entry for slot in centre.hub._slots for watcher in slot]
             return bool(centre.hub._bases) and min(positions) < centre.hub._bases[0]
 
-        while not behind():  # gRPC and the kernel buffer some megabytes first
+        while not behind():
             sequence += 1
             assert sequence < 5000
             await shelf.add(sequence, *range(sequence * 1000, sequence * 1000 + 1000))
@@ -339,22 +349,31 @@ async def test_far_behind_together_the_index_is_read_once(shelf: Shelf, tmp_path
 async def test_streams_end_by_themselves_each_at_another_time(
     shelf: Shelf, centre: Centre, stub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its lifetime a stream ends with UNAVAILABLE, and not in the same moment as the others."""
+    """At its lifetime a stream ends with UNAVAILABLE; each has another one, of two thirds of the longest and more."""
     monkeypatch.setattr(hub, "LIFETIME_S", 0.6)
     monkeypatch.setattr(hub, "BEAT_S", 0.05)
-    start = time.monotonic()
-    ends: list[float] = []
+    drawn: list[float] = []
 
-    async def one() -> None:
-        watcher = Watcher(stub, await shelf.journal_end())
+    def uniform(least: float, most: float) -> float:
+        assert (least, most) == (2 / 3, 1)
+        drawn.append(random.uniform(least, most))
+        return drawn[-1]
+
+    monkeypatch.setattr(hub, "random", SimpleNamespace(uniform=uniform))
+
+    async def one(watcher: Watcher, began: float, share: float) -> None:
         await watcher.end()
-        ends.append(time.monotonic() - start)
+        assert time.monotonic() - began >= 0.6 * share
         assert watcher.ended is not None
         assert watcher.ended.code() is grpc.StatusCode.UNAVAILABLE
 
-    await asyncio.gather(*(one() for _ in range(50)))
-    assert min(ends) >= 0.4
-    assert max(ends) - min(ends) > 0.1
+    async with asyncio.TaskGroup() as watching:
+        for number in range(50):
+            began = time.monotonic()
+            watcher = Watcher(stub, await shelf.journal_end())
+            await eventually(lambda number=number: len(drawn) > number)  # type: ignore[misc]
+            watching.create_task(one(watcher, began, drawn[number]))
+    assert len(set(drawn)) == len(drawn) == 50
     assert centre.hub.watchers == 0
 
 
@@ -485,9 +504,10 @@ async def test_late_news_of_a_former_journal_changes_nothing(shelf: Shelf) -> No
     assert not made._beliefs
 
 
-async def test_over_a_real_store_the_same(tmp_path: Path) -> None:
-    """On a Valkey server: a watcher from the beginning and one from the end get what is added, within 100 ms; a crash
-    of the server shows as silence, and what begins a new journal resets both."""
+async def test_over_a_real_store_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Valkey server: a watcher from the beginning and one from the end get what is added, long before the next
+    look at the head; a crash of the server shows as silence, and what begins a new journal resets both."""
+    monkeypatch.setattr(follower, "POLL_S", 1.0)
     server = Server()
     index, importer = open_index(server.url), open_index(server.url)
     try:
@@ -507,9 +527,9 @@ async def test_over_a_real_store_the_same(tmp_path: Path) -> None:
                 await eventually(lambda: digest(sequence) in late.keys and digest(sequence) in early.keys)  # noqa: B023
                 delays.append(time.monotonic() - acknowledged)
             assert late.keys == keys_of(*range(2, 52))
-            middle, most = sorted(delays)[25] * 1000, max(delays) * 1000
-            print(f"\nacknowledged to edge: median {middle:.1f} ms, at most {most:.1f} ms")  # noqa: T201 - a figure
-            assert middle < 100
+            assert sum(delays) < 10  # half a second each, if each waited for the next look
+            monkeypatch.setattr(follower, "POLL_S", 0.02)
+            await eventually(lambda: late.beats[-1].silence_ms < 200)
             server.kill()
             await eventually(lambda: late.beats[-1].silence_ms > 300)
             server.start()
