@@ -523,7 +523,7 @@ def _as_protobuf_reads_all(raw: bytes) -> None:
 
 
 @given(st.lists(plain_or_odd(), max_size=4), st.data())
-@settings(max_examples=1000)
+@settings(max_examples=400)
 def test_a_batch_is_read_as_protobuf_reads_it(items: list[bytes], data: st.DataObject) -> None:
     """Whatever bytes come: with odd pieces between the items, lengths in longer varints, damaged, cut short."""
     raw = b""

@@ -7,11 +7,11 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -19,6 +19,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from checker.cli import check_answer
 from checker.cli.check import EXIT_CODES
 from checker.cli.check_answer import ADVISORIES, ANSWERED_BY, REASONS, span
 from checker.cli.check_kinds import KINDS
@@ -280,15 +281,16 @@ def test_a_refusal_is_shown_with_all_that_lies_behind_it(service: Service, check
     assert service.canned.requests[0].with_trace
 
 
-def test_an_allowed_answer_says_how_long_it_holds(service: Service, checker: Command) -> None:
+def test_an_allowed_answer_says_how_long_it_holds(
+    service: Service, checker: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ALLOWED shows when it expires, in Beijing time and from now; what the answer leaves out is not shown."""
-    service.canned.answer.expire_time.FromSeconds(int(time.time()) + 290)
+    monkeypatch.setattr(check_answer, "time", SimpleNamespace(time=lambda: 1_800_000_000.0))
+    service.canned.answer.expire_time.FromSeconds(1_800_000_290)
     ran = checker("check", "--target", service.address, *DOCUMENT, "train", "K1", "1")
 
     assert ran.out.startswith("ALLOWED: sell")
-    assert re.search(
-        r"^expires +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+08:00, in 4 min (4[5-9]|50) s$", ran.out, re.MULTILINE
-    ), ran.out
+    assert re.search(r"^expires +2027-01-15 16:04:50\+08:00, in 4 min 50 s$", ran.out, re.MULTILINE), ran.out
     assert "nothing imported yet" in ran.out
     for label in ("decision id", "say", "may be sold", "legal basis", "advisory"):
         assert not re.search(f"^{label}", ran.out, re.MULTILINE)

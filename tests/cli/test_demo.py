@@ -59,12 +59,13 @@ def test_the_data_of_a_demo_grows_no_older_than_its_heartbeats(tmp_path: Path) -
     change = "from checker.cli import demo, main; demo.HEARTBEAT_S = 2.0; raise SystemExit(main())"
     with _demo(folder, log, "-c", change) as running:
         try:
-            until(lambda: "Stops after" in log.read_text() or running.poll() is not None, 90)
+            until(lambda: "Stops after" in log.read_text() or running.poll() is not None, 90, pause=0.1)
             assert running.poll() is None, log.read_text()
             last = json.loads((folder / "feed" / "feed.jsonl.manifest.json").read_text())["last_sequence"]
             stood = time.time()
-            until(lambda: _as_of(folder).feed_sequence >= last + 4 or running.poll() is not None, 90)
-            as_of = _as_of(folder)
+            with grpc.insecure_channel(json.loads((folder / "edge-ready.json").read_text())["address"]) as channel:
+                until(lambda: _as_of(channel).feed_sequence >= last + 4 or running.poll() is not None, 90, pause=0.25)
+                as_of = _as_of(channel)
         finally:
             running.send_signal(signal.SIGTERM)
             code = running.wait(60)
@@ -73,13 +74,12 @@ def test_the_data_of_a_demo_grows_no_older_than_its_heartbeats(tmp_path: Path) -
     assert as_of.feed_time.seconds >= int(stood) > began
 
 
-def _as_of(folder: Path) -> pb.DataAsOf:
+def _as_of(channel: grpc.Channel) -> pb.DataAsOf:
     """What an answer of the edge rests on."""
     question = pb.CheckRequest(purchase=pb.Purchase(flight=pb.Flight()))
     question.subject.document.type = pb.DOCUMENT_TYPE_RESIDENT_ID
     question.subject.document.number = "430102189712316872"
-    with grpc.insecure_channel(json.loads((folder / "edge-ready.json").read_text())["address"]) as channel:
-        answer: pb.CheckResponse = check_pb2_grpc.CheckServiceStub(channel).Check(question, timeout=10)
+    answer: pb.CheckResponse = check_pb2_grpc.CheckServiceStub(channel).Check(question, timeout=10)
     return answer.data_as_of
 
 
@@ -90,7 +90,7 @@ def test_a_demo_answers_rightly_works_alone_and_leaves_nothing(tmp_path: Path) -
     folder, log = tmp_path / "demo", tmp_path / "log"
     with _demo(folder, log) as first:
         try:
-            until(lambda: "Stops after" in log.read_text() or first.poll() is not None, 90)
+            until(lambda: "Stops after" in log.read_text() or first.poll() is not None, 90, pause=0.1)
             assert first.poll() is None, log.read_text()
             ready = [json.loads((folder / name).read_text()) for name in ("ready.json", "edge-ready.json")]
             _shows_what_it_promises(log.read_text(), *(each["address"] for each in ready))
@@ -105,7 +105,9 @@ def test_a_demo_answers_rightly_works_alone_and_leaves_nothing(tmp_path: Path) -
             first.send_signal(signal.SIGTERM)
             code = first.wait(60)
     assert code == 0, log.read_text()
-    until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family), 20)
+    until(
+        lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family), 20, pause=0.05
+    )
 
 
 STUB = """

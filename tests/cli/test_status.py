@@ -1,13 +1,14 @@
 """`checker status` as an operator types it: when it asks somebody to look."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from checker.cli.main import main
 from checker.index.urls import open_index
 from tests.cli import console
 from tests.lists.builders import add, write
@@ -23,40 +24,58 @@ def index(tmp_path: Path) -> Iterator[str]:
 
 def fed(index: str, feed: Path, sequence: int, hours: float) -> int:
     """Import one line that is so many hours old; the exit code."""
-    time = (datetime.now(UTC) - timedelta(hours=hours)).isoformat(timespec="seconds")
-    return console.run("import", "--index", index, write(feed, [add(sequence, "M1", 1, time=time)])).code
+    moment = (datetime.now(UTC) - timedelta(hours=hours)).isoformat(timespec="seconds")
+    return main(["import", "--index", index, str(write(feed, [add(sequence, "M1", 1, time=moment)]))])
 
 
-def status(index: str, *flags: str | Path, **environment: str) -> tuple[int, list[str]]:
-    """Exit code of --check, and the warnings about the feed."""
-    ran = console.run("status", "--index", index, "--check", "--json", *flags, **environment)
-    found: dict[str, Any] = json.loads(ran.out)
-    return ran.code, [warning for warning in found["warnings"] if "feed" in warning]
+Status = Callable[..., tuple[int, list[str]]]
 
 
-def test_the_limits_are_the_services(index: str, tmp_path: Path) -> None:
+@pytest.fixture
+def status(index: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Status:
+    """`checker status --check` in this process: its exit code, and the warnings about the feed."""
+
+    def status(*flags: str | Path, **environment: str) -> tuple[int, list[str]]:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = main(["status", "--index", index, "--check", "--json", *map(str, flags)])
+        return code, warnings(capsys.readouterr().out)
+
+    return status
+
+
+def warnings(told: str) -> list[str]:
+    """Those about the feed."""
+    return [warning for warning in json.loads(told)["warnings"] if "feed" in warning]
+
+
+def test_the_limits_are_the_services(index: str, status: Status, tmp_path: Path) -> None:
     """How long a feed may be silent, and a gap open, is read where `checker serve` reads it: flag, variable, file."""
     assert fed(index, tmp_path / "feed", 1, hours=3) == 0
     silent = "the court feed has been silent for over"
-    assert status(index) == (1, [f"{silent} 15 minutes"])
-    assert status(index, "--feed-warn-minutes", "170") == (1, [f"{silent} 170 minutes"])
-    assert status(index, "--feed-warn-minutes", "240") == (0, [])
-    assert status(index, CHECKER_FEED_WARN_MINUTES="240") == (0, [])
-    assert status(index, "--feed-warn-minutes", "100", CHECKER_FEED_WARN_MINUTES="240")[0] == 1
+    ran = console.run("status", "--index", index, "--check", "--json")
+    assert (ran.code, warnings(ran.out)) == status() == (1, [f"{silent} 15 minutes"])
+    assert status("--feed-warn-minutes", "170") == (1, [f"{silent} 170 minutes"])
+    assert status("--feed-warn-minutes", "240") == (0, [])
+    assert status(CHECKER_FEED_WARN_MINUTES="240") == (0, [])
+    assert status("--feed-warn-minutes", "100", CHECKER_FEED_WARN_MINUTES="240")[0] == 1
     file = tmp_path / "settings.toml"
     file.write_text("feed_warn_minutes = 60\nfeed_stop_hours = 2\nworkers = 4\n")
     stopped = [f"{silent} 2 hours: nobody is barred until it speaks"]
-    assert status(index, "--config", file) == status(index, CHECKER_CONFIG=str(file)) == (1, stopped)
-    assert status(index, "--config", file, "--feed-stop-hours", "4", "--feed-warn-minutes", "200") == (0, [])
+    assert status("--config", file) == status(CHECKER_CONFIG=str(file)) == (1, stopped)
+    assert status("--config", file, "--feed-stop-hours", "4", "--feed-warn-minutes", "200") == (0, [])
 
     wrong = console.run("status", "--index", index, "--feed-stop-hours", "soon")
     assert (wrong.code, "--feed-stop-hours: must be a whole number" in wrong.err) == (2, True)
 
     assert fed(index, tmp_path / "ahead", 9, hours=0) == 1
-    code, warnings = status(index, CHECKER_FEED_WARN_MINUTES="240")
+    time.sleep(0.1)  # a gap is told in tenths of a second
+    code, told = status(CHECKER_FEED_WARN_MINUTES="240")
     assert code == 1
-    assert "from sequence 2 on" in warnings[0]
-    assert "nobody is barred" not in warnings[0]
-    code, warnings = status(index, CHECKER_FEED_WARN_MINUTES="240", CHECKER_GAP_GRACE_MINUTES="0")
+    assert "from sequence 2 on" in told[0]
+    assert "nobody is barred" not in told[0]
+    code, told = status(CHECKER_FEED_WARN_MINUTES="240", CHECKER_GAP_GRACE_MINUTES="0")
     assert code == 1
-    assert warnings[0].endswith("and nobody is barred meanwhile")
+    assert told[0].endswith("and nobody is barred meanwhile")

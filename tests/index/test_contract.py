@@ -313,9 +313,10 @@ async def test_journal_wait_ends(index: ExactIndex) -> None:
     """Without additions the wait ends in time, at the same position."""
     position = await index.journal_end()
     started = time.monotonic()
-    page = await index.journal_read(position, 0.1)
+    async with asyncio.timeout(10):
+        page = await index.journal_read(position, 0.1)
     assert page == ([], position, False)
-    assert 0.05 < time.monotonic() - started < 2
+    assert time.monotonic() - started > 0.05
 
 
 async def test_journal_resets(index: ExactIndex) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.crc import key_slot
 
 from checker import faults
 from checker.errors import IndexRefused
@@ -352,7 +353,7 @@ def _servers(request: pytest.FixtureRequest) -> list[Server]:
 
 
 async def test_chunks_are_spread_over_a_cluster(cluster: ClusterServers) -> None:
-    """No primary holds all of a snapshot."""
+    """No primary holds all of a snapshot: nothing in the chunks' names ties them to one slot."""
     for each in cluster.servers:
         each.command("FLUSHALL")
     index = open_index(cluster.url)
@@ -360,11 +361,12 @@ async def test_chunks_are_spread_over_a_cluster(cluster: ClusterServers) -> None
     try:
         made = await a_publication(index, 1)
         assert await index.publications.publish(made, chunks_of(1, 60))
-        held = [len(server.command("KEYS", "xx:s:*")) for server in cluster.servers]
+        held = [server.command("KEYS", "xx:s:*") for server in cluster.servers]
     finally:
         await index.close()
-    assert sum(held) == 60
-    assert all(8 <= number <= 32 for number in held), held
+    assert sum(map(len, held)) == 60
+    assert max(map(len, held)) < 60
+    assert len({key_slot(name) for names in held for name in names}) > 50  # of 16 384: two may meet
 
 
 # ---------------------------------------------------------------------------------------- lifted, identity, journal

@@ -134,6 +134,7 @@ def test_the_verdict_comes_first_and_names_both_rates(written: Path) -> None:
     assert text.index("PASS: short at") < text.index("<img")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_broken_stands_out_by_words(tmp_path: Path) -> None:
     """A broken line says FAIL, a wrong answer its row, a prober that differs DISAGREE: no colour is needed."""
     report = a_report(tmp_path, wrong=1, probe_slow=3.0, target="p99_ms = 1")
@@ -154,6 +155,7 @@ def test_a_wrong_answer_fails_whatever_the_latency(tmp_path: Path) -> None:
     assert report.verdict.startswith("FAIL")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_wrong_answer_that_only_the_prober_saw_fails_and_is_told_everywhere(tmp_path: Path) -> None:
     """Seven wrong answers and 900 failed checks of the prober: FAIL by its own line, and page, JSON and JUnit tell of
     both."""
@@ -217,6 +219,7 @@ def test_a_run_that_ended_early_fails(tmp_path: Path) -> None:
     assert report.lines[-1].name == "run"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_memory_is_judged_after_the_first_third(tmp_path: Path) -> None:
     """A service that fills up in its first third and is flat from there keeps the promise; one that then goes on does
     not, and the page says its slope."""
@@ -255,6 +258,7 @@ def test_processor_time_counts_in_the_measured_time_alone(tmp_path: Path) -> Non
     assert driven.server_cpu_us == pytest.approx(SECONDS * 0.05 / 16_000 * 1e6)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_testers_processor_time_is_in_page_and_json(tmp_path: Path) -> None:
     """0.3 s in each of 20 s, for 8,000 checks of locust and as many of the prober's: 375 µs each."""
     report = a_report(tmp_path)

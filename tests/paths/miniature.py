@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import grpc
 import pytest
 
 from checker import wire
@@ -59,7 +60,8 @@ PACE = sync.Pace(
     spoilt=0.02,
     longest_spoilt=0.1,
 )
-_SETTINGS = EdgeSettings(centre_timeout_ms=5000)  # how fast is not the claim here
+_SETTINGS = EdgeSettings(centre_timeout_ms=20_000)  # how fast is not the claim here
+_READY = grpc.ChannelConnectivity.READY
 _ERROR_RATE = 1e-3
 _T = TypeVar("_T")
 Connect = Callable[[], Awaitable[ExactIndex]]
@@ -277,7 +279,7 @@ class MiniEdge:
         return await self.there(looking())
 
     async def reaches_the_index(self) -> bool:
-        """Whether a question of its own is answered."""
+        """Whether a question of its own is answered, and each of its connections is there for those that follow."""
         edge = self.client.edge
         key = edge.keys.digest_key
         question = Question(key.seal(b"nobody", b""), key.key_id, 0, False, b"", _FLIGHT)
@@ -285,7 +287,8 @@ class MiniEdge:
             await edge._stack(question, asyncio.get_running_loop().time() + 1.0)
         except CentreFailed:
             return False
-        return True
+        checks = [channel for (_, use), channel in edge._centre._channels.items() if use.startswith("check")]
+        return all(channel.get_state(try_to_connect=True) is _READY for channel in checks)
 
 
 _FLIGHT = pb.Purchase(flight=pb.Flight()).SerializeToString()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Ran(NamedTuple):
     err: str
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 30.0) -> None:
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Poll until the condition holds; fails with `what` when it does not in time.
 
     A look that takes long, as at every process of the machine, is taken less often: it would keep a processor from what
@@ -48,6 +49,14 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = 30.0) -> 
             return
         assert began < end, f"not within {seconds:g} s: {what}"
         time.sleep(min(0.2, max(0.01, 5 * (time.monotonic() - began))))
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether none of its threads runs any more; to whom it was left may take seconds to reap it."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    except psutil.NoSuchProcess:
+        return True
 
 
 class Checker:
@@ -105,7 +114,8 @@ class Checker:
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-                child.wait(30)
+        for child in children:
+            wait_for("its end", partial(has_ended, child))
 
     def close(self) -> None:
         """End it, whatever state it is in."""
