@@ -84,6 +84,8 @@ def _line(axes: Axes, turn: int, xs: Sequence[float], ys: Sequence[float], label
 
 
 def _legend(axes: Axes, columns: int = 6) -> None:
+    if not axes.get_legend_handles_labels()[0]:  # nothing was measured; matplotlib would warn of it
+        return
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2)
 
 

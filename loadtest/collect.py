@@ -36,11 +36,13 @@ _SHARE, _FINISHED = "xianxiao_share", "xianxiao_finished"
 Json = dict[str, Any]
 STATE_STOPPED, STATE_MISSING = locust.runners.STATE_STOPPED, locust.runners.STATE_MISSING
 _FINALS_S = 15.0  # time workers have to hand over their histograms
+_LIVENESS = 10  # seconds a worker may be silent before it is missing: three, locust's own, a busy host takes from it
 
 
 def listen(events: Any) -> None:
     """Register everything with locust's events."""
     locust.runners.WORKER_REPORT_INTERVAL = 1.0  # progress each second
+    locust.runners.HEARTBEAT_LIVENESS = _LIVENESS
     events.init_command_line_parser.add_listener(_add_options)
     events.init.add_listener(_set_up)
 
@@ -141,8 +143,10 @@ class _Asking:
     def seconds(self, *, all_of_them: bool = False) -> Json:
         """The seconds that ended since the last call, and when the schedule started."""
         load = GrpcUser.load
-        until = int(load.now_s) + 1 if all_of_them else int(load.now_s)
         part = Recorder()
+        if not load.start_at:  # its first user has not opened the channels yet: no second has begun
+            return {"start_at": 0.0, "seconds": part.to_json()}
+        until = int(load.now_s) + 1 if all_of_them else int(load.now_s)
         for second in range(self._told, max(until, self._told)):
             if second in load.recorder.by_second:
                 part.by_second[second] = load.recorder.by_second[second]

@@ -275,7 +275,7 @@ def test_a_wrong_answer_is_a_failure_in_locusts_tables(
 def test_what_is_missing_is_said_in_one_line(people: Path, tmp_path: Path, options: list[str], said: str) -> None:
     """No traceback: the option and the remedy."""
     asked = command("127.0.0.1:1", people, "--headless", *options)
-    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 1
     assert said in done.stderr
