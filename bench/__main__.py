@@ -49,18 +49,11 @@ def _filter(n: int = 10_000_000, millions: int = 16) -> list[Result]:
     ]
 
 
-def _few_filters(n: int, millions: int, **sizes: int) -> list[Result]:
-    for name, size in sizes.items():
-        setattr(prefilter, name, size)
-    return _filter(n, millions)
-
-
-def _scaled(suite: ModuleType, rounds: int | None = None, **sizes: float) -> list[Result]:
+def _scaled(suite: ModuleType, run: Callable[[], list[Result]], **sizes: float) -> list[Result]:
     """A suite whose sizes are constants of its module, with other ones."""
     for name, size in sizes.items():
         setattr(suite, name, size)
-    results: list[Result] = suite.run() if rounds is None else suite.run(rounds)
-    return results
+    return run()
 
 
 SUITES: dict[str, Callable[[], list[Result]]] = {
@@ -83,13 +76,13 @@ BY_NAME: dict[str, Callable[[], list[Result]]] = {"scale": scale.run}
 QUICK: dict[str, Callable[[], list[Result]]] = {
     "begin": partial(begin.run, keys=100_000, rounds=10),
     "rpc": partial(rpc.run, rounds=3, calls=400),
-    "edge": partial(_scaled, edge_check, LARGE=2_000_000, _ROUNDS=3),
-    "edge-sync": partial(_scaled, edge_sync, KEYS=500_000, rounds=1),
-    "edge-memory": partial(_scaled, edge_memory, SMALL=100_000, LARGE=500_000, ADDED=2000, REST_S=0.2),
+    "edge": partial(_scaled, edge_check, edge_check.run, LARGE=2_000_000, _ROUNDS=3),
+    "edge-sync": partial(_scaled, edge_sync, partial(edge_sync.run, 1), KEYS=500_000),
+    "edge-memory": partial(_scaled, edge_memory, edge_memory.run, SMALL=100_000, LARGE=500_000, ADDED=2000, REST_S=0.2),
     "coalescing": partial(coalescing.run, rounds=1),
     "import": partial(importing.run_rate, measures=2000, people=2000, rounds=1),
     "memory": partial(importing.run_memory, keys=20_000),
-    "filter": partial(_few_filters, n=200_000, millions=1, REPEATS=2, STOCK_ADDS=50_000, ASKED=50_000),
+    "filter": partial(_scaled, prefilter, partial(_filter, 200_000, 1), REPEATS=2, STOCK_ADDS=50_000, ASKED=50_000),
     "peers": partial(peers.run, rounds=2, calls=200, keys=20_000, checks=1000),
 }
 

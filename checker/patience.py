@@ -6,33 +6,41 @@ counts, in which what has come is read.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 TURNS: Final = 10
 """Of the event loop. From its socket to whoever waits, an answer of the store takes one, one through gRPC four."""
 
 
+def after_turns(callback: Callable[..., object], *args: Any, turns: int = TURNS) -> None:
+    """Call back after so many: a timer calls this in place of `callback`."""
+    if turns:
+        asyncio.get_running_loop().call_soon(lambda: after_turns(callback, *args, turns=turns - 1))
+    else:
+        callback(*args)
+
+
 class timeout_at:  # noqa: N801 - as asyncio's
     """`asyncio.timeout_at`, after `TURNS`. Raises TimeoutError on leaving."""
 
-    __slots__ = ("_handle", "_limit", "_when")
+    __slots__ = ("_left", "_limit", "_timer", "_when")
 
     def __init__(self, when: float) -> None:
         self._when = when
         self._limit = asyncio.timeout(None)
-        self._handle: asyncio.Handle
+        self._left = False
+        self._timer: asyncio.TimerHandle
 
     async def __aenter__(self) -> None:
         await self._limit.__aenter__()
-        self._handle = asyncio.get_running_loop().call_at(self._when, self._turn, TURNS)
+        self._timer = asyncio.get_running_loop().call_at(self._when, after_turns, self._expire)
 
     async def __aexit__(self, *error: Any) -> None:
-        self._handle.cancel()
+        self._timer.cancel()
+        self._left = True
         await self._limit.__aexit__(*error)
 
-    def _turn(self, left: int) -> None:
-        loop = asyncio.get_running_loop()
-        if left:
-            self._handle = loop.call_soon(self._turn, left - 1)
-        else:
-            self._limit.reschedule(loop.time())
+    def _expire(self) -> None:
+        if not self._left:  # in one of the turns
+            self._limit.reschedule(asyncio.get_running_loop().time())

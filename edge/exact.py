@@ -271,13 +271,10 @@ class Coalescer(Generic[Q, A]):
         if self._timer is not None:
             self._timer.cancel()
         self._look_at = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._look)
+        self._timer = asyncio.get_running_loop().call_at(at, patience.after_turns, self._look)
 
-    def _look(self, turns: int = patience.TURNS) -> None:
+    def _look(self) -> None:
         """Whoever's deadline has come hears that the centre is late."""
-        if turns:
-            asyncio.get_running_loop().call_soon(self._look, turns - 1)
-            return
         now = asyncio.get_running_loop().time() + _TIMER_S
         self._look_at, self._timer = math.inf, None
         earliest = math.inf

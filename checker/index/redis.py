@@ -241,7 +241,9 @@ class RedisIndex:
         asked = {node: self._reader(node).ask([prefix + keys[i] for i in at]) for node, at in places.items()}
         full_time_s = self._read_timeout_s + len(keys) * KEY_TIMEOUT_S
         full_time = timeout_s > full_time_s - 0.001  # what is left until a deadline is computed, so never exact
-        timer = asyncio.get_running_loop().call_later(min(timeout_s, full_time_s), self._too_late, asked, full_time)
+        timer = asyncio.get_running_loop().call_later(
+            min(timeout_s, full_time_s), patience.after_turns, self._too_late, asked, full_time
+        )
         found: list[tuple[Measure, ...] | None] = [None] * len(keys)
         try:
             for node, ask in asked.items():
@@ -253,10 +255,7 @@ class RedisIndex:
             timer.cancel()
         return found
 
-    def _too_late(self, asked: dict[Node, Ask], full_time: bool, turns: int = patience.TURNS) -> None:
-        if turns:
-            asyncio.get_running_loop().call_soon(self._too_late, asked, full_time, turns - 1)
-            return
+    def _too_late(self, asked: dict[Node, Ask], full_time: bool) -> None:
         for node, ask in asked.items():
             if ask.answer.done():
                 continue

@@ -91,7 +91,7 @@ def noted_waits(index: RedisIndex, monkeypatch: pytest.MonkeyPatch) -> list[floa
     real = loop.call_later
 
     def call_later(delay: float, callback: Callable[..., object], *args: Any, **how: Any) -> asyncio.TimerHandle:
-        if getattr(callback, "__self__", None) is index:
+        if any(getattr(each, "__self__", None) is index for each in (callback, *args)):
             waits.append(delay)
         return real(delay, callback, *args, **how)
 
