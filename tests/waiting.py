@@ -16,12 +16,17 @@ def until(condition: Callable[[], object], seconds: float = 10.0, pause: float =
         time.sleep(pause)
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """The same on an event loop."""
+async def eventually(
+    condition: Callable[[], object],
+    seconds: float = 10.0,
+    pause: float = 0.002,
+    what: Callable[[], str] = lambda: "waited in vain",
+) -> None:
+    """The same on an event loop. `what`: what to fail with."""
     end = time.monotonic() + seconds
     while True:
         last = time.monotonic() > end
         if condition():
             return
-        assert not last, "waited in vain"
-        await asyncio.sleep(0.002)
+        assert not last, what()
+        await asyncio.sleep(pause)

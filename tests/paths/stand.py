@@ -23,6 +23,7 @@ import psutil
 from checker.rpc.client import open_channel
 from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import check_pb2_grpc, edge_pb2, edge_pb2_grpc, filter_pb2
+from tests.waiting import eventually
 
 READY_S = 60.0
 _OURS = ("CHECKER_", "EDGE_", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "GRPC_")
@@ -367,13 +368,7 @@ class Callers:
 
     async def until(self, what: str, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait for something to show in the answers."""
-        end = time.monotonic() + seconds
-        while True:
-            last = time.monotonic() > end  # before the look: a machine that stood still gets one more
-            if condition():
-                return
-            assert not last, f"not within {seconds:g} s: {what}"
-            await asyncio.sleep(0.02)
+        await eventually(condition, seconds, 0.02, lambda: f"not within {seconds:g} s: {what}")
 
     async def everyone_hears(self, name: str, heard: Callable[[Answer], bool], seconds: float = 60.0) -> None:
         """Wait until each caller's last answer about this was so; together they meet every worker."""

@@ -24,6 +24,7 @@ from proto.checker.v1 import check_pb2 as pb
 from proto.checker.v1 import check_pb2_grpc, edge_pb2, edge_pb2_grpc, filter_pb2
 from tests.paths.importing import Importer
 from tests.paths.people import add, flight, remove, resident_id
+from tests.waiting import eventually
 
 BATCH = 40
 PAUSE_S = 0.04  # so that those who are watched get some of the processors
@@ -218,13 +219,7 @@ class Witness:
 
     async def until(self, what: str, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait for something to show."""
-        end = time.monotonic() + seconds
-        while True:
-            last = time.monotonic() > end  # before the look: a machine that stood still gets one more
-            if condition():
-                return
-            assert not last, f"not within {seconds:g} s: {what}; last {self.last.status}"
-            await asyncio.sleep(0.02)
+        await eventually(condition, seconds, 0.02, lambda: f"not within {seconds:g} s: {what}; last {self.last.status}")
 
     async def rounds(self, count: int = 1) -> None:
         """Wait until everybody was asked about so many more times."""
